@@ -1,0 +1,87 @@
+"""The command line: `recorder [--db URL] COMMAND`. One command a file, each loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from recorder.database import DEFAULT_URL
+from recorder.errors import RecorderError, UsageError
+
+COMMANDS = {
+    "proxy": "proxy",
+    "import": "import_",
+    "export": "export",
+    "ls": "ls",
+    "show": "show",
+    "tail": "tail",
+    "replay": "replay",
+    "usage": "usage",
+    "failures": "failures",
+    "sql": "sql",
+    "rebuild": "rebuild",
+    "verify": "verify",
+    "project": "project",
+    "db": "db",
+    "delete": "delete",
+    "demo": "demo",
+}
+"""Command → module in this folder, in the order of --help: capture, look, replay, ask, keep."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"recorder.cli.{COMMANDS[name]}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--db",
+    envvar="RECORDER_DB",
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="The database: sqlite:///FILE or postgresql://USER@HOST/NAME.",
+)
+@click.version_option(package_name="runstep-recorder", prog_name="recorder")
+@click.pass_context
+def cli(context: click.Context, db: str) -> None:
+    """Record every event of an LLM run in a SQL log, fold it into runs, steps and usage, and replay it."""
+    context.obj = db
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command line; its exit status: 0 done, 1 failed or found something, 2 wrong usage. Errors are one line on stderr."""
+    try:
+        result = cli.main(args, prog_name="recorder", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except RecorderError as error:
+        return _fail(str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has had enough
+        return 0
+    except MemoryError:
+        return _fail("out of memory", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo("error: " + " ".join(message.split()), err=True)
+    return status

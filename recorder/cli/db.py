@@ -1,0 +1,49 @@
+"""`recorder db upgrade|current`"""
+
+from __future__ import annotations
+
+import click
+
+from recorder import database
+from recorder.cli.output import emit, note
+from recorder.errors import DatabaseError
+
+
+@click.group("db")
+def command() -> None:
+    """The schema: bring it up to date, or say what it is."""
+
+
+@command.command()
+@click.pass_obj
+def upgrade(db: str) -> None:
+    """Create the tables, or bring them to this recorder's version."""
+    engine = database.engine(db, create=True)
+    try:
+        database.check(engine, upgrade=True)
+    except database.sa.exc.DBAPIError as error:
+        raise database.translated(error, database.shown(engine)) from None
+    finally:
+        engine.dispose()
+    note(f"{database.shown(engine)} is at schema {database.SCHEMA_VERSION}")
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.pass_obj
+def current(db: str, as_json: bool) -> int:
+    """Say which schema the database has. Exit 1 where it is not this recorder's."""
+    engine = database.engine(db, create=False)
+    try:
+        version = database.current_version(engine)
+    except database.sa.exc.DBAPIError as error:
+        raise database.translated(error, database.shown(engine)) from None
+    finally:
+        engine.dispose()
+    if version is None:
+        raise DatabaseError(f"{database.shown(engine)} has no tables of recorder; run `recorder db upgrade`")
+    if as_json:
+        emit({"version": version, "newest": database.SCHEMA_VERSION})
+    else:
+        click.echo(version + ("" if version == database.SCHEMA_VERSION else f" (this recorder has {database.SCHEMA_VERSION})"))
+    return 0 if version == database.SCHEMA_VERSION else 1

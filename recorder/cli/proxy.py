@@ -1,0 +1,64 @@
+"""`recorder proxy`"""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from recorder import database
+from recorder.cli.opening import opened
+from recorder.cli.output import note
+from recorder.collect.proxy import Proxy
+from recorder.collect.serving import listen, serve
+from recorder.collect.writer import Writer
+from recorder.errors import UsageError
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command("proxy")
+@click.option(
+    "--upstream",
+    required=True,
+    metavar="ORIGIN",
+    help="Where requests go: scheme, host and port, as https://api.openai.com.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["relaxed", "strict"]),
+    default="relaxed",
+    show_default=True,
+    help="strict: an event is on disk before the client gets it.",
+)
+@click.option(
+    "--session-header",
+    default="X-Recorder-Session",
+    show_default=True,
+    metavar="NAME",
+    help="Request header whose value labels the session.",
+)
+@click.pass_obj
+def command(db: str, upstream: str, host: str, port: int, durability: str, session_header: str) -> None:
+    """Pass everything on to ORIGIN and record it: point a client's base URL at http://127.0.0.1:8787/v1."""
+    if host not in _LOOPBACK:
+        raise UsageError(f"--host {host}: recorder listens on this machine only ({', '.join(_LOOPBACK)})")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    with opened(db, create=True) as engine, Writer(engine) as writer:
+        app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header)
+        listener = listen(host, port)
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        serve(
+            app,
+            listener,
+            lambda: note(f"recording {address} → {app.origin} into {database.shown(engine)}; Ctrl-C ends"),
+        )
+    note(f"{writer.commits:,} commits" + (f", {writer.dropped_bytes:,} bytes lost" if writer.dropped_bytes else ""))

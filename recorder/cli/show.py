@@ -1,0 +1,124 @@
+"""`recorder show ID`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from recorder import database, jsontext, queries
+from recorder.cli.opening import json_option, opened
+from recorder.cli.output import emit, note, printable, table
+from recorder.errors import UsageError
+from recorder.steps import Message, RunStep
+
+
+@click.command("show")
+@click.argument("id")
+@click.option(
+    "--at",
+    metavar="POSITION",
+    help="As it stood after the event at this position. Of a run with several streams: STREAM:POSITION.",
+)
+@json_option
+@click.pass_obj
+def command(db: str, id: str, at: str | None, as_json: bool) -> None:
+    """Show a stream, run, session or thread: an id, an unambiguous prefix of one, or `last`."""
+    stream_prefix, _, position = at.rpartition(":") if at else ("", "", "")
+    if at and not position.isdigit():
+        raise UsageError(f"--at {at!r} is no position; write a number, or STREAM:NUMBER")
+    with opened(db, fresh=True) as engine, database.read(engine) as connection:
+        named = queries.resolve(connection, id)
+        if named.kind == "stream":
+            shown = queries.show_stream(connection, named.id, int(position) if at else None)
+        elif named.kind == "run":
+            shown = (
+                queries.show_run_at(connection, named.id, stream_prefix or None, int(position))
+                if at
+                else queries.show_run(connection, named.id)
+            )
+        elif at:
+            raise UsageError(f"--at is for a stream or a run; {named.id} is a {named.kind}")
+        else:
+            shown = queries.show_session(connection, named)
+    if as_json:
+        emit(shown)
+    else:
+        {"stream": _stream, "run": _run}.get(named.kind, _session)(shown)
+
+
+def _facts(pairs: list[tuple[str, Any]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        if value not in (None, "", [], {}):
+            click.echo(f"{name:<{width}}  {printable(value if isinstance(value, str) else jsontext.dumps(value))}")
+
+
+def _stream(shown: dict[str, Any]) -> None:
+    target = shown["host"] + shown["path"] + (f"?{shown['query']}" if shown["query"] else "")
+    names = ("stream_id", "session_id", "source", "started_at", "outcome", "protocol", "runs")
+    _facts([("request", f"{shown['method']} {target}".strip()), *((name, shown[name]) for name in names)])
+    click.echo()
+    rows = [
+        (event["position"], f"{event['offset_us'] / 1e6:.6f}", event["type"], event["data"][:500]) for event in shown["events"]
+    ]
+    table(rows, ("position", "seconds", "type", "data"), empty="no events")
+    _anomalies(shown["anomalies"])
+
+
+def _run(shown: dict[str, Any]) -> None:
+    usage = shown.get("usage")
+    _facts(
+        [
+            ("run", shown["id"]),
+            ("status", f"{shown.get('status')} ({shown['state']})"),
+            *(
+                (name, shown.get(name))
+                for name in (
+                    "model",
+                    "assistant_id",
+                    "thread_id",
+                    "protocol",
+                    "last_error",
+                    "incomplete_details",
+                    "required_action",
+                )
+            ),
+            ("usage", usage),
+            (
+                "streams",
+                ", ".join(
+                    f"{entry['stream_id']} ({entry['outcome'] or 'open'}, {entry['events']} events)" for entry in shown["streams"]
+                ),
+            ),
+        ]
+    )
+    for object in shown["steps"]:
+        step = RunStep.of(object)
+        derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
+        click.echo(f"\nstep {printable(step.id)}  {step.type}  {step.status}{derived}")
+        for call in step.tool_calls:
+            click.echo(f"  {printable(str(call.type))} {printable(call.name or '')}({printable(call.arguments or '')})")
+            if call.output is not None:
+                click.echo(f"    → {printable(call.output)}")
+    for object in shown["messages"]:
+        message = Message.of(object)
+        click.echo(f"\nmessage {printable(message.id)}  {message.role}  {message.status}")
+        click.echo("  " + "\n  ".join(printable(line) for line in message.text.splitlines()))
+    _anomalies(shown["anomalies"])
+
+
+def _session(shown: dict[str, Any]) -> None:
+    _facts([("session_id", shown["session_id"]), ("runs", shown["runs"])])
+    click.echo()
+    table(
+        [(entry["stream_id"], entry["outcome"] or "open", entry["events"]) for entry in shown["streams"]],
+        ("stream_id", "outcome", "events"),
+    )
+
+
+def _anomalies(found: list[dict[str, Any]]) -> None:
+    if found:
+        note(f"\n{len(found)} anomalies")
+        for entry in found:
+            note(f"  {entry['stream_id']} at {entry['position']}: {entry['kind']}: {printable(entry['detail'])}")

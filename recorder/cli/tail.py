@@ -1,0 +1,68 @@
+"""`recorder tail`"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from recorder import database, log, queries
+from recorder.cli.opening import json_option, opened
+from recorder.cli.output import emit, printable
+
+_POLL_SECONDS = 0.1
+_MARGIN = timedelta(minutes=1)  # a commit may become visible this much after the time that it carries
+
+
+@click.command("tail")
+@click.argument("id", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with events as they come, of all streams or of ID's.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the last events to begin with.",
+)
+@json_option
+@click.pass_obj
+def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) -> None:
+    """Print the last events, of the stream recorded last or of ID; with -f also those that come. --json: JSON lines."""
+    with opened(db, fresh=bool(id)) as engine:
+        seen: dict[str, int] = {}
+        with database.read(engine) as connection:
+            only = set(queries.streams_of(connection, queries.resolve(connection, id))) if id else None
+            began = datetime.now(UTC)
+            if only:
+                found = [(key, event) for key in only for event in log.read(connection, key)]
+            else:
+                found = queries.recent_events(connection, lines)
+            seen.update(log.open_heads(connection, began - _MARGIN))
+        for key, event in found[len(found) - lines :] if lines else []:
+            _print(key, event, as_json)
+        while follow:
+            time.sleep(_POLL_SECONDS)
+            with database.read(engine) as connection:
+                new = log.tail(connection, seen, began - _MARGIN)
+            for key, event in new:
+                if only is None or key in only:
+                    _print(key, event, as_json)
+
+
+def _print(stream_id: str, event: log.Event, as_json: bool) -> None:
+    if as_json:
+        emit(
+            {
+                "stream_id": stream_id,
+                "position": event.position,
+                "offset_us": event.offset_us,
+                "type": event.type,
+                "data": event.data,
+            }
+        )
+    else:
+        click.echo(
+            f"{stream_id[-12:]} {event.position:>5} {event.offset_us / 1e6:>10.3f}s  {printable(event.type):<28} {printable(event.data[:160])}"
+        )

@@ -1,0 +1,204 @@
+"""Importing files: bodies that somebody else recorded, and recordings.
+
+A stream's id is derived from its content, so importing again adds nothing. Events are appended in batches that hold the
+write lock for some milliseconds each, so that a recorder on the same database hardly notices; an import that was broken off
+is completed by the next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recorder import database, jsontext, log
+from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
+from recorder.collect import secrets
+from recorder.collect.outcome import Ending
+from recorder.collect.streamid import derived_stream_id
+from recorder.errors import ImportFailed
+from recorder.log import Row, Stream
+from recorder.recording import read_recording
+from recorder.sse import Frame, SSEDecoder, is_system
+
+KINDS = (".sse", ".events.jsonl", ".recording.jsonl", ".json")
+REQUEST = ".request.json"
+BATCH = 2000  # events in one transaction
+
+_READ = 1024 * 1024  # bytes decoded at a time
+_CREATED = re.compile(rb'"created(?:_at)?"\s*:\s*(\d{9,11})\b')
+
+
+class RequestFile(BaseModel):
+    """`<name>.request.json` beside a file: the request that it answered."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: str | None = None
+    host: str | None = None
+    path: str | None = None
+    body: Any = None
+
+
+class Imported(NamedTuple):
+    """What became of a file: the stream and how many events it has (system events not counted)."""
+
+    path: str
+    stream_id: str
+    events: int
+
+
+def import_paths(
+    engine: sa.Engine,
+    paths: Iterable[str],
+    pace: float | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Imported]:
+    """Import files, and the files in folders, in order; a row for each.
+
+    pace: events a second that a file without timing is given. progress: called with (path, files done, files in all).
+    Raises ImportFailed for a path that cannot be taken, before anything is imported.
+    """
+    files = find(paths)
+    taker = _Appender(engine)
+    rows: list[Imported] = []
+    for number, path in enumerate(files):
+        if progress:
+            progress(str(path), number, len(files))
+        if path.name.endswith(".recording.jsonl"):
+            rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in read_recording(path)]
+        else:
+            rows.append(Imported(str(path), *taker.take(*read_file(path, pace))))
+    taker.flush()
+    return rows
+
+
+def find(paths: Iterable[str]) -> list[Path]:
+    """The files that paths name; a folder stands for the importable files in it, in the order of their names."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.is_file() and _importable(file.name))
+            if not inside:
+                raise ImportFailed(f"{path}: no file to import in it; those are {', '.join(KINDS)}")
+            found += inside
+        elif not path.exists():
+            raise ImportFailed(f"{path}: no such file or folder")
+        elif not _importable(path.name):
+            raise ImportFailed(f"{path}: not a file that can be imported; those are {', '.join(KINDS)}")
+        else:
+            found.append(path)
+    return found
+
+
+def read_file(path: Path, pace: float | None = None) -> tuple[Stream, Iterator[Frame]]:
+    """The stream of a `.sse`, `.events.jsonl` or `.json` file, and its frames."""
+    body = _read(path)
+    kind = next(kind for kind in KINDS if path.name.endswith(kind))
+    beside = path.with_name(path.name.removesuffix(kind) + REQUEST)
+    request, request_body = _request(beside) if beside.exists() else (RequestFile(), b"")
+    created = _CREATED.search(body)
+    created_at = int(created[1]) if created else 0
+    method, host, path_and_query = request.method or "", request.host or "", request.path or ""
+    target, _, query = path_and_query.partition("?")
+    head = f"{method} {host} {path_and_query}".encode()
+    stream = Stream(
+        stream_id=derived_stream_id(created_at, head, request_body, body),
+        method=method,
+        host=host,
+        path=target,
+        query=secrets.query(query),
+        request_headers=(),
+        request_body=request_body or None,
+        source=f"import {path.name}",
+        started_at=datetime.fromtimestamp(created_at, UTC),
+        recorded_at=datetime.now(UTC),
+    )
+    return stream, _frames(kind, body, pace)
+
+
+def _frames(kind: str, body: bytes, pace: float | None) -> Iterator[Frame]:
+    decoder: Decoder
+    if kind == ".sse":
+        decoder = SSEDecoder()
+    else:
+        content_type = "application/json" if kind == ".json" else "application/x-ndjson"
+        yield log.system_frame("$response", {"status": 200, "headers": [["content-type", content_type]]}, 0)
+        decoder = BodyDecoder() if kind == ".json" else LinesDecoder()
+    ending = Ending()
+    gap_us = 1e6 / pace if pace else 0.0
+    count = offset_us = 0
+    for at in range(0, len(body) + _READ, _READ):
+        frames = decoder.feed(body[at : at + _READ]) if at < len(body) else decoder.finish()
+        ending.see(frames)
+        if not gap_us:
+            yield from frames
+            continue
+        for frame in frames:
+            offset_us = int(count * gap_us)
+            count += not is_system(frame.type)
+            yield frame._replace(offset_us=offset_us)
+    yield log.system_frame("$end", {"outcome": ending.of_file()}, offset_us)
+
+
+class _Appender:
+    """Gathers streams until a batch is full, so that many small files share a transaction and a large one has several."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._streams: list[Stream] = []
+        self._batch: dict[str, list[Row]] = {}
+        self._size = 0
+
+    def take(self, stream: Stream, frames: Iterable[Frame]) -> tuple[str, int]:
+        stream_id, row = stream.stream_id, log.row
+        self._streams.append(stream)
+        rows = self._batch.setdefault(stream_id, [])
+        count = 0
+        position = rows[-1][1] + 1 if rows else 0  # the same file twice in one batch: the second finds itself there
+        if position:
+            self.flush()
+            rows = self._batch.setdefault(stream_id, [])
+            position = 0
+        for frame in frames:
+            rows.append(row(stream_id, position, frame))
+            position += 1
+            count += not is_system(frame.type)
+            self._size += 1
+            if self._size >= BATCH:
+                self.flush()
+                rows = self._batch.setdefault(stream_id, [])
+        return stream_id, count
+
+    def flush(self) -> None:
+        with database.write(self._engine) as connection:
+            log.insert_streams(connection, self._streams)
+            log.append(connection, {key: rows for key, rows in self._batch.items() if rows})
+        self._streams, self._batch, self._size = [], {}, 0
+
+
+def _importable(name: str) -> bool:
+    return name.endswith(KINDS) and not name.endswith(REQUEST)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImportFailed(f"{path}: {error.strerror}") from None
+
+
+def _request(path: Path) -> tuple[RequestFile, bytes]:
+    try:
+        request = RequestFile.model_validate(jsontext.loads(_read(path)))
+    except (jsontext.JSONError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no JSON"
+        raise ImportFailed(f'{path}: not a request file ({reason}); it should be {{"method", "host", "path", "body"}}') from None
+    body = b"" if request.body is None else secrets.body(jsontext.dumps(request.body).encode())
+    return request, body

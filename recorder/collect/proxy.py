@@ -1,0 +1,305 @@
+"""The recording proxy: an ASGI application in front of one upstream that passes everything through and records it.
+
+The upstream is fixed, so a request can name no other. Bodies are relayed as they come, in both directions, unbuffered; the
+tee sees each chunk after it was forwarded (with strict durability: before). The upstream is asked for an unencoded body
+(`Accept-Encoding: identity`): an LLM's stream is rarely compressed, and readable events are worth more than its bytes; what
+is encoded all the same passes through untouched and is kept as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from recorder import jsontext
+from recorder.collect import secrets
+from recorder.collect.streamid import new_stream_id
+from recorder.collect.writer import Recording, Writer
+from recorder.errors import UsageError
+from recorder.log import Stream
+
+logger = logging.getLogger(__name__)
+
+STRICT_SECONDS = 1.0
+"""With strict durability, how long a chunk may wait for its commit."""
+
+DRAIN_SECONDS = 1.0
+"""How long the rest of a stream is read on after its client left behind [DONE] (which SDKs do)."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""RFC 9110, 7.6.1: for one connection only, with what the Connection header names beside."""
+
+_NOT_FORWARDED = _HOP_BY_HOP | {"host", "accept-encoding", "content-length", "expect"}
+_BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request body that are recorded
+
+
+class Proxy:
+    """The ASGI application. Its lifespan opens the client; the caller owns the writer.
+
+    upstream: scheme, host and port, no path: path and query are forwarded as they come.
+    session_header: the request header whose value labels a session; it is not passed on.
+    """
+
+    def __init__(
+        self, upstream: str, writer: Writer, *, strict: bool = False, session_header: str = "X-Recorder-Session"
+    ) -> None:
+        self.origin = _origin(upstream)
+        self.active = 0
+        self._writer = writer
+        self._strict = strict
+        self._session_header = session_header.lower()
+        self._client: aiohttp.ClientSession | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            self.active += 1
+            try:
+                await self._relay(scope, receive, send)
+            finally:
+                self.active -= 1
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
+        async with aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            read_bufsize=256 * 1024,
+            max_line_size=65536,
+            max_field_size=65536,
+        ) as self._client:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._client is not None
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        body = _RequestBody(receive)
+        whole = await body.head(headers)
+        if body.left:
+            return
+        recording = self._writer.begin(self._stream(scope, headers, whole))
+        call = asyncio.create_task(self._forward(scope, headers, body, whole, recording, send))
+        gone = asyncio.create_task(body.disconnected())
+        try:
+            await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                if recording.ending.done:
+                    await asyncio.wait({call}, timeout=DRAIN_SECONDS)
+                call.cancel()
+                recording.end("client_closed")
+            await asyncio.gather(call, return_exceptions=True)
+            if not call.cancelled() and (error := call.exception()) is not None:
+                logger.error("a request failed in the proxy: %r", error)
+        finally:
+            call.cancel()
+            gone.cancel()
+            recording.end("client_closed")
+
+    async def _forward(
+        self,
+        scope: Scope,
+        headers: list[tuple[str, str]],
+        body: _RequestBody,
+        whole: bytes | None,
+        recording: Recording,
+        send: Send,
+    ) -> None:
+        assert self._client is not None
+        url = URL(
+            self.origin
+            + scope["raw_path"].decode("latin-1")
+            + ("?" + query if (query := scope["query_string"].decode("latin-1")) else ""),
+            encoded=True,
+        )
+        data: bytes | AsyncIterator[bytes] | None = whole if whole is not None else body.chunks()
+        try:
+            response = await self._client.request(
+                scope["method"],
+                url,
+                headers=self._upstream_headers(headers, whole),
+                data=data or None,
+                allow_redirects=False,
+            )
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            recording.end("no_response", _said(error))
+            await _bad_gateway(send, f"recorder could not reach {self.origin}: {_said(error)}")
+            return
+        try:
+            await self._respond(response, recording, send, scope["method"])
+        finally:
+            response.close()
+
+    async def _respond(self, response: aiohttp.ClientResponse, recording: Recording, send: Send, method: str) -> None:
+        raw = [(name.lower(), value) for name, value in response.raw_headers]
+        named = {token.strip().lower() for name, value in raw if name == b"connection" for token in value.split(b",")}
+        passed = [(name, value) for name, value in raw if name.decode("latin-1") not in _HOP_BY_HOP and name not in named]
+        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+        kept = secrets.headers(text, secrets.RESPONSE_HEADERS)
+        encoding = response.headers.get("content-encoding", "identity").lower()
+        recording.response(response.status, kept, response.headers.get("content-type"), encoded=encoding not in ("", "identity"))
+        await send({"type": "http.response.start", "status": response.status, "headers": passed})
+        closed, detail = "eof", None
+        try:
+            async for chunk in response.content.iter_any():
+                if self._strict:
+                    await self._committed(recording, chunk)
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                else:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    recording.chunk(chunk)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            closed, detail = "cut", _said(error)
+        recording.end(closed, detail)
+        if closed == "eof":  # else the server closes the connection without an end, as the upstream did
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _committed(self, recording: Recording, chunk: bytes) -> None:
+        """Record a chunk and wait until it is on disk, for STRICT_SECONDS at the most."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop may be gone by then
+                loop.call_soon_threadsafe(done.set)
+
+        recording.chunk(chunk)
+        self._writer.after_commit(tell)
+        try:
+            await asyncio.wait_for(done.wait(), STRICT_SECONDS)
+        except TimeoutError:
+            recording.gap(f"forwarded before it was committed: no commit for {STRICT_SECONDS:g} s")
+
+    def _stream(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None) -> Stream:
+        now = datetime.now(UTC)
+        label = next((value for name, value in headers if name.lower() == self._session_header), None)
+        return Stream(
+            stream_id=new_stream_id(),
+            method=scope["method"],
+            host=urlsplit(self.origin).netloc,
+            path=scope["raw_path"].decode("latin-1"),
+            query=secrets.query(scope["query_string"].decode("latin-1")),
+            request_headers=secrets.headers(headers, secrets.REQUEST_HEADERS),
+            request_body=secrets.body(body) if body else None,
+            session_label=label or None,
+            source="proxy",
+            started_at=now,
+            recorded_at=now,
+        )
+
+    def _upstream_headers(self, headers: list[tuple[str, str]], whole: bytes | None) -> CIMultiDict[str]:
+        named = {token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")}
+        dropped = _NOT_FORWARDED | named | {self._session_header}
+        passed = CIMultiDict((name, value) for name, value in headers if name.lower() not in dropped)
+        passed["Accept-Encoding"] = "identity"
+        if whole is None and (length := next((value for name, value in headers if name.lower() == "content-length"), None)):
+            passed["Content-Length"] = length
+        elif whole == b"" and any(name.lower() == "content-length" for name, _ in headers):
+            passed["Content-Length"] = "0"
+        return passed
+
+
+class _RequestBody:
+    """The request's body, whole where it is small enough to be recorded, else streamed on as it comes."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._first = b""
+        self._over = False
+        self.left = False
+        self._read = asyncio.Event()
+
+    async def head(self, headers: list[tuple[str, str]]) -> bytes | None:
+        """The whole body, or None where it is too large: then chunks() has it."""
+        held = bytearray()
+        length = next((value for name, value in headers if name.lower() == "content-length"), "0")
+        if length.isdigit() and int(length) > _BODY_LIMIT:
+            return None
+        while not self._over:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.left = True
+                return b""
+            held += message.get("body", b"")
+            self._over = not message.get("more_body", False)
+            if len(held) > _BODY_LIMIT and not self._over:
+                self._first = bytes(held)
+                return None
+        self._read.set()
+        return bytes(held)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if self._first:
+            yield self._first
+        while not self._over:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError("the client left while sending its request")
+            self._over = not message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
+        self._read.set()
+
+    async def disconnected(self) -> None:
+        """Returns when the client is gone."""
+        await self._read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _bad_gateway(send: Send, message: str) -> None:
+    error = {"message": message, "type": "upstream_error", "param": None, "code": "no_response"}
+    body = jsontext.dumps({"error": error}).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 502,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
+
+
+def _origin(upstream: str) -> str:
+    parts = urlsplit(upstream if "//" in upstream else f"https://{upstream}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--upstream {upstream!r} is no origin; write scheme, host and port: https://api.openai.com")
+    if parts.path not in ("", "/") or parts.query:
+        raise UsageError(f"--upstream {upstream!r} has a path; give the origin only, the client's own path is forwarded")
+    return f"{parts.scheme}://{parts.netloc}"

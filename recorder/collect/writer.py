@@ -1,0 +1,299 @@
+"""The writer: a queue, and the one thread that appends what is on it.
+
+A tee calls Recording.chunk() and goes on: that is a put on a queue, never a wait on a database and never an exception. The
+thread takes whatever is queued, decodes it, appends it in one transaction, and takes what has come meanwhile: an idle
+recorder commits each event at once, a busy one large batches. While the database fails, the batch is kept and tried again;
+when the queue is then full, chunks are dropped and counted, and a `$gap` says how many as soon as writing works again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from recorder import database, log
+from recorder.bodies import Decoder, decoder_for
+from recorder.collect.outcome import Ending
+from recorder.errors import RecorderError
+from recorder.log import Row, Stream
+
+logger = logging.getLogger(__name__)
+
+QUEUE_BYTES = 64 * 1024 * 1024
+"""Bytes of chunks that may wait for the database before chunks are dropped."""
+
+BATCH_BYTES = 1024 * 1024
+"""Bytes of chunks that one transaction takes at the most."""
+
+_RETRY_SECONDS = 0.2
+_CHUNK_COST = 200  # bytes of memory of a queue entry beside its chunk
+
+_OPEN, _RESPONSE, _CHUNK, _GAP, _END, _SYNC = range(6)
+
+
+class _Entry(NamedTuple):
+    kind: int
+    recording: Recording | None
+    offset_us: int
+    value: Any
+
+
+class Recording:
+    """One stream on its way to the log. Any thread may call it, one at a time; nothing here blocks or raises."""
+
+    __slots__ = (
+        "_began",
+        "_dropped",
+        "_last_us",
+        "_writer",
+        "closed",
+        "decoder",
+        "ending",
+        "position",
+        "status",
+        "stream",
+    )
+
+    def __init__(self, writer: Writer, stream: Stream) -> None:
+        self._writer = writer
+        self._began = time.perf_counter_ns()
+        self._last_us = 0
+        self._dropped = [0, 0]  # chunks, bytes
+        self.stream = stream
+        self.closed = False
+        # Below: the writer thread's alone.
+        self.position = 0
+        self.decoder: Decoder | None = None
+        self.ending = Ending()
+        self.status: int | None = None
+
+    def response(
+        self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, encoded: bool = False
+    ) -> None:
+        """The response began: its status, the headers that may be stored, and what its body is."""
+        self._writer._put(_Entry(_RESPONSE, self, self._now(), (status, headers, content_type, encoded)), 0)
+
+    def chunk(self, body: bytes) -> None:
+        """A chunk of the body arrived."""
+        now = self._now()
+        if self._dropped[0]:
+            if self._writer.full(len(body)):
+                self._drop(body)
+                return
+            self._writer._put(
+                _Entry(
+                    _GAP,
+                    self,
+                    now,
+                    {"events": None, "chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
+                ),
+                0,
+            )
+            self._dropped = [0, 0]
+        elif self._writer.full(len(body)):
+            self._drop(body)
+            return
+        self._writer._put(_Entry(_CHUNK, self, now, body), len(body))
+
+    def gap(self, reason: str) -> None:
+        """Something to be said about this place in the stream though no byte is missing."""
+        self._writer._put(_Entry(_GAP, self, self._now(), {"events": 0, "chunks": 0, "bytes": 0, "reason": reason}), 0)
+
+    def end(self, closed: str, detail: str | None = None) -> None:
+        """The stream is over: eof, cut, client_closed or no_response, with what was said about it. Once; later calls do nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        now = self._now()
+        if self._dropped[0]:
+            self._writer._put(
+                _Entry(
+                    _GAP,
+                    self,
+                    now,
+                    {"events": None, "chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
+                ),
+                0,
+            )
+        self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
+
+    def _now(self) -> int:
+        """µs since the stream began, later than any before: two chunks need two offsets to stay two."""
+        now = max(self._last_us + 1, (time.perf_counter_ns() - self._began) // 1000)
+        self._last_us = now
+        return now
+
+    def _drop(self, body: bytes) -> None:
+        self._dropped[0] += 1
+        self._dropped[1] += len(body)
+        self._writer.dropped_bytes += len(body)
+
+
+class Writer:
+    """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
+
+    commit_us: how long each commit took, the last ones. errors: failed transactions so far. dropped_bytes: lost so far.
+    """
+
+    def __init__(self, engine: sa.Engine, queue_bytes: int = QUEUE_BYTES) -> None:
+        self.errors = 0
+        self.dropped_bytes = 0
+        self.commits = 0
+        self.slowest_commit_us = 0
+        self._engine = engine
+        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._queue_bytes = queue_bytes
+        self._queued = 0
+        self._taken = 0
+        self._closing = False
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def begin(self, stream: Stream) -> Recording:
+        """Begin to record a stream."""
+        recording = Recording(self, stream)
+        self._put(_Entry(_OPEN, recording, 0, None), len(stream.request_body or b""))
+        return recording
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Have `call` called (in the writer's thread) once all that is queued now is committed."""
+        self._put(_Entry(_SYNC, None, 0, call), 0)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that is queued now is committed; whether it was in time (seconds)."""
+        done = threading.Event()
+        self.after_commit(done.set)
+        return done.wait(timeout)
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Commit what is queued and end the thread; give up after `timeout` seconds if the database does not come back."""
+        if self._closing:
+            return
+        self._closing = True
+        self._queue.put(None)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.error("the database did not take %d bytes that were recorded last: they are lost", self._queued - self._taken)
+
+    def full(self, size: int) -> bool:
+        """Whether this many bytes more would be over what may wait."""
+        waiting = self._queued - self._taken
+        return waiting > 0 and waiting + size + _CHUNK_COST > self._queue_bytes
+
+    def _put(self, entry: _Entry, size: int) -> None:
+        self._queued += size + _CHUNK_COST  # a lost update between threads would only bend the bound a little
+        self._queue.put(entry)
+
+    def _run(self) -> None:
+        ending = False
+        while not ending:
+            taken = [self._queue.get()]
+            size = 0
+            while size < BATCH_BYTES:
+                try:
+                    entry = self._queue.get_nowait()
+                except Empty:
+                    break
+                taken.append(entry)
+                size += _size(entry)
+            ending = taken[-1] is None
+            entries = [entry for entry in taken if entry is not None]
+            self._commit(*_decode(entries))
+            self._taken += sum(_size(entry) + _CHUNK_COST for entry in entries)
+            for entry in entries:
+                if entry.kind == _SYNC:
+                    entry.value()
+
+    def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
+        """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
+        if not streams and not batch:
+            return
+        while True:
+            try:
+                began = time.perf_counter_ns()
+                with database.write(self._engine) as connection:
+                    log.insert_streams(connection, streams)
+                    log.append(connection, batch)
+                self.commits += 1
+                self.slowest_commit_us = max(self.slowest_commit_us, (time.perf_counter_ns() - began) // 1000)
+                if self._failing:
+                    logger.warning("the database takes events again")
+                    self._failing = False
+                return
+            except RecorderError as error:
+                self.errors += 1
+                logger.error("events of %d streams cannot be appended, they are lost: %s", len(batch), error)  # noqa: TRY400 - one line
+                return
+            except Exception as error:  # noqa: BLE001 - whatever fails here, the application's stream must not notice
+                self.errors += 1
+                if not self._failing:
+                    self._failing = True
+                    logger.error("the database fails, what is recorded waits in memory: %s", _one_line(error))  # noqa: TRY400
+                time.sleep(_RETRY_SECONDS)
+
+
+def _size(entry: _Entry | None) -> int:
+    if entry is None or entry.recording is None:
+        return 0
+    if entry.kind == _CHUNK:
+        return len(entry.value)
+    return len(entry.recording.stream.request_body or b"") if entry.kind == _OPEN else 0
+
+
+def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
+    """The streams that begin with these entries, and the rows that they amount to."""
+    streams: list[Stream] = []
+    batch: dict[str, list[Row]] = {}
+    for kind, recording, offset_us, value in entries:
+        if recording is None:
+            continue
+        if kind == _CHUNK and recording.decoder is not None:
+            frames = recording.decoder.feed(value, offset_us)
+        elif kind == _OPEN:
+            streams.append(recording.stream)
+            continue
+        elif kind == _RESPONSE:
+            recording.status, headers, content_type, encoded = value
+            recording.decoder = decoder_for(content_type, recording.status, encoded)
+            frames = [log.system_frame("$response", {"status": recording.status, "headers": headers}, offset_us)]
+        elif kind == _GAP:
+            frames = []
+            if (
+                value["bytes"] and recording.decoder is not None
+            ):  # what comes after lost bytes does not go on with what was before
+                frames = recording.decoder.finish()
+            frames.append(log.system_frame("$gap", value, offset_us))
+        elif kind == _END:
+            frames = recording.decoder.finish() if recording.decoder is not None else []
+            recording.ending.see(frames)
+            outcome = recording.ending.of_connection(value[0], recording.status)
+            said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
+            frames.append(log.system_frame("$end", said, offset_us))
+        else:
+            continue
+        if frames:
+            recording.ending.see(frames)
+            rows = batch.setdefault(recording.stream.stream_id, [])
+            stream_id, row, position = recording.stream.stream_id, log.row, recording.position
+            for frame in frames:
+                rows.append(row(stream_id, position, frame))
+                position += 1
+            recording.position = position
+    return streams, batch
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,235 @@
+"""Opening a database: the engine with its pragmas, transactions to read and to write in, the schema and its version.
+
+SQLite files are made (mode 0600) and brought to the current version when they are opened for writing. Any other
+database is left as it is until `recorder db upgrade`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql
+
+from recorder.errors import DatabaseError, ReadOnlyError
+
+DEFAULT_URL = "sqlite:///recorder.db"
+SCHEMA_VERSION = "0001"
+"""The newest revision in migrations/; a test holds the two together."""
+
+VERSION_TABLE = "recorder_version"
+BUSY_TIMEOUT_MS = 10_000
+PAGE_SIZE = 8192  # bytes; measured: the smallest files for rows of this size, and no slower than 4096
+
+metadata = sa.MetaData()
+
+StreamID = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+"""A UUIDv7 in its 36 characters; PostgreSQL keeps it in 16 bytes."""
+
+
+class UTCTime(sa.types.TypeDecorator[datetime]):
+    """An aware datetime in UTC. SQLite keeps it as text that sorts and that its date functions read."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def timestamp(connection: sa.Connection, value: datetime | None) -> Any:
+    """A UTC time as the driver takes it, for statements that bypass the column type; the text is the one UTCTime writes."""
+    if value is None or connection.dialect.name != "sqlite":
+        return value
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False) -> sa.Engine:
+    """An engine on a database whose schema is current.
+
+    create: make a SQLite file that is not there, and upgrade an older one; else a missing file is an error.
+    read_only: the database itself refuses to write (SQLite mode=ro, PostgreSQL's read-only transactions).
+    Raises DatabaseError.
+    """
+    opened = engine(url, create=create, read_only=read_only)
+    try:
+        check(opened, upgrade=create and not read_only and opened.dialect.name == "sqlite")
+    except sa.exc.DBAPIError as error:
+        raise translated(error, shown(opened)) from None
+    return opened
+
+
+def check(engine: sa.Engine, *, upgrade: bool) -> None:
+    """See to it that the schema is the one this version of recorder knows. Raises DatabaseError where it is not."""
+    version = current_version(engine)
+    name = shown(engine)
+    if version == SCHEMA_VERSION:
+        return
+    if version is None:
+        with engine.connect() as connection:
+            tables = sa.inspect(connection).get_table_names()
+        if tables and engine.dialect.name == "sqlite":
+            raise DatabaseError(
+                f"{name} belongs to another program (its tables: {', '.join(tables[:3])}); name another file with --db"
+            )
+        if not upgrade:
+            hint = "run `recorder db upgrade` first" if engine.dialect.name != "sqlite" else "nothing has been recorded in it yet"
+            raise DatabaseError(f"{name} has no tables of recorder; {hint}")
+    elif version > SCHEMA_VERSION:
+        raise DatabaseError(
+            f"{name} was written by a newer recorder (its schema is {version}, this one knows {SCHEMA_VERSION}); upgrade recorder"
+        )
+    elif not upgrade:
+        raise DatabaseError(f"{name} has the older schema {version}; run `recorder db upgrade`")
+    migrate(engine)
+
+
+def current_version(engine: sa.Engine) -> str | None:
+    """The schema's version, or None in a database without one."""
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table(VERSION_TABLE):
+            return None
+        return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to SCHEMA_VERSION with the migrations."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations()))
+    with write(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def migrations() -> Path:
+    """The folder of migrations: in the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "migrations"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "migrations"
+
+
+@contextmanager
+def write(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that may write. On SQLite it takes the write lock at once, so that it cannot fail half way for it."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(recorder_write=True)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def read(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that sees one state of the database throughout."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
+
+
+def shown(engine: sa.Engine) -> str:
+    """The database as messages name it: without its password."""
+    return engine.url.database or "the database" if engine.dialect.name == "sqlite" else engine.url.render_as_string()
+
+
+def translated(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
+    """A driver's error as one line that says what to do. name: the database, as shown() has it."""
+    cause = " ".join(str(error.orig).split())
+    known = {
+        "file is not a database": f"{name} is no SQLite database; name another file with --db",
+        "readonly database": f"{name} is read-only; make it and its folder writable, or name another with --db",
+        "unable to open database file": f"{name} cannot be opened; is its folder there, and may you read it?",
+        "disk is full": f"no space left for {name}; free some and try again",
+        "database is locked": f"{name} is locked by another process; try again, or stop what holds it",
+        "malformed": f"{name} is damaged ({cause}); restore a copy",
+    }
+    for part, message in known.items():
+        if part in cause:
+            return ReadOnlyError(message) if part == "readonly database" else DatabaseError(message)
+    if "read-only transaction" in cause:
+        return ReadOnlyError(f"{name}: {cause}")
+    return DatabaseError(f"{name}: {cause}")
+
+
+def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
+    """An engine, whatever the schema is. Raises DatabaseError."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise DatabaseError(f"{url!r} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
+    if parsed.drivername == "sqlite":
+        return _sqlite(parsed, create=create, read_only=read_only)
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        options = "-c default_transaction_read_only=on" if read_only else ""
+        try:
+            return sa.create_engine(
+                parsed.set(drivername="postgresql+psycopg"), connect_args={"options": options} if options else {}
+            )
+        except ModuleNotFoundError:
+            raise DatabaseError("PostgreSQL needs its driver; install runstep-recorder[postgres]") from None
+    raise DatabaseError(f"{parsed.drivername} is not supported; use sqlite or postgresql")
+
+
+def _sqlite(url: sa.URL, *, create: bool, read_only: bool) -> sa.Engine:
+    path = Path(url.database) if url.database and url.database != ":memory:" else None
+    if path is not None:
+        if path.is_dir():
+            raise DatabaseError(f"{path} is a folder; name a file with --db")
+        if not path.exists():
+            if not create:
+                raise DatabaseError(f"{path} does not exist; record or import something first, or name another with --db")
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            except OSError as error:
+                raise DatabaseError(f"{path} cannot be made: {error.strerror}; name another file with --db") from None
+        if read_only:
+            url = (
+                sa.make_url("sqlite://")
+                .set(database=f"file:{quote(path.absolute().as_posix())}")
+                .update_query_dict({"mode": "ro", "uri": "true"})
+            )
+    engine = sa.create_engine(
+        url,
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000},
+        poolclass=None if path else sa.pool.StaticPool,
+    )
+    event.listen(engine, "connect", _on_connect if not read_only else _on_connect_read_only)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+def _on_connect(connection: sqlite3.Connection, record: object) -> None:
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error):
+            raise
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _on_connect_read_only(connection: sqlite3.Connection, record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    """The driver would begin late and deferred; see write()."""
+    options = connection.get_execution_options()
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("recorder_write") else "BEGIN")

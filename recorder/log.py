@@ -1,0 +1,354 @@
+"""The event log: streams and their events, appended once and read in order.
+
+Every key begins with stream_id and order is promised per stream only: a stream has one writer, so its positions are
+gap-free without a lock or a sequence, and a reader finds what is new by `head > checkpoint`. A global order would lose
+events under concurrent commits. Functions take a Connection first; the caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from recorder import database, jsontext, sse
+from recorder.bodies import is_lines
+from recorder.database import StreamID, UTCTime, metadata
+from recorder.errors import AppendConflict
+
+streams = sa.Table(
+    "streams",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("query", sa.Text, nullable=False),
+    sa.Column("request_headers", sa.Text, nullable=False),  # JSON [[name, value] …], the allowed ones
+    sa.Column("request_body", sa.LargeBinary),
+    sa.Column("session_label", sa.Text),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("started_at", UTCTime, nullable=False),
+    sa.Column("recorded_at", UTCTime, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("offset_us", sa.BigInteger, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", sa.Text),  # null where only bytes can hold it: type and data are then decoded from raw
+    sa.Column("raw", sa.LargeBinary),  # null where encode(type, data) gives the bytes
+    sa.Column("cuts", sa.Text),  # JSON [[byte, offset_us] …]
+    sqlite_with_rowid=False,
+)
+
+heads = sa.Table(
+    "heads",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("ended_at", UTCTime, index=True),  # a follower looks at what is open and at what ended lately
+    sa.Column("crc", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+pending = sa.Table(
+    "pending",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+LOG_TABLES = (streams, events, heads, pending, checkpoints)
+
+
+class Stream(NamedTuple):
+    """A row of `streams`. Times are aware UTC; request_headers are the allowed ones, request_body bytes."""
+
+    stream_id: str
+    method: str = ""
+    host: str = ""
+    path: str = ""
+    query: str = ""
+    request_headers: tuple[tuple[str, str], ...] = ()
+    request_body: bytes | None = None
+    session_label: str | None = None
+    source: str = ""
+    started_at: datetime = datetime.fromtimestamp(0, UTC)
+    recorded_at: datetime = datetime.fromtimestamp(0, UTC)
+
+
+class Event(NamedTuple):
+    """An event as it is read: type and data always as text, raw only where it differs from the canonical bytes."""
+
+    position: int
+    offset_us: int
+    type: str
+    data: str
+    raw: bytes | None
+    cuts: sse.Cuts | None
+
+
+class Head(NamedTuple):
+    """How far a stream has come. outcome and ended_at are None while it is open."""
+
+    position: int
+    outcome: str | None
+    ended_at: datetime | None
+    crc: int
+
+
+Row = tuple[str, int, int, str, str | None, bytes | None, str | None]
+"""A row of `events` as the driver takes it: stream_id, position, offset_us, type, data, raw, cuts."""
+
+_INSERT = {
+    "sqlite": "INSERT INTO events (stream_id, position, offset_us, type, data, raw, cuts) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "postgresql": "COPY events (stream_id, position, offset_us, type, data, raw, cuts) FROM STDIN",
+}
+_UPSERT_HEADS = (
+    "INSERT INTO heads (stream_id, position, outcome, ended_at, crc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (stream_id) DO UPDATE SET"
+    " position = excluded.position, outcome = excluded.outcome, ended_at = excluded.ended_at, crc = excluded.crc"
+)
+_CLAIM_HEADS = "INSERT INTO heads (stream_id, position, crc) VALUES (?, -1, 0) ON CONFLICT (stream_id) DO NOTHING"
+_UPSERT_PENDING = (
+    "INSERT INTO pending (stream_id, position) VALUES (?, ?) ON CONFLICT (stream_id) DO UPDATE SET position = excluded.position"
+)
+_HEAD = "SELECT position, outcome, ended_at, crc FROM heads WHERE stream_id = ?"
+_READ = (
+    "SELECT position, offset_us, type, data, raw, cuts FROM events WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
+)
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+def row(stream_id: str, position: int, frame: sse.Frame) -> Row:
+    """The row of a frame. Text that no database can hold whole (NUL, invalid UTF-8) stays in raw alone."""
+    type, data, raw, offset_us, cuts, _, _ = frame
+    if raw is None:
+        return (stream_id, position, offset_us, type, data, None, jsontext.dumps(cuts) if cuts else None)
+    _text, exact = sse.decode_text(raw)
+    if not exact:
+        name = type if "\0" not in type and "\ufffd" not in type else ""
+        return (stream_id, position, offset_us, name, None, raw, jsontext.dumps(cuts) if cuts else None)
+    return (stream_id, position, offset_us, type, data, raw, jsontext.dumps(cuts) if cuts else None)
+
+
+def system_frame(type: str, data: dict[str, Any], offset_us: int) -> sse.Frame:
+    """A `$response`, `$gap` or `$end`: its data is JSON and stands for no bytes."""
+    return sse.Frame(type, jsontext.dumps(data), None, offset_us)
+
+
+def insert_streams(connection: sa.Connection, new: Iterable[Stream]) -> None:
+    """Insert streams; one that is there already stays as it is."""
+    rows = [{**stream._asdict(), "request_headers": jsontext.dumps(stream.request_headers)} for stream in new]
+    if rows:
+        connection.execute(insert_missing(connection, streams), rows)
+
+
+def insert_missing(connection: sa.Connection, table: sa.Table) -> Any:
+    """INSERT … ON CONFLICT DO NOTHING; made from a SELECT, it wants a WHERE there (SQLite's grammar)."""
+    if connection.dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def append(connection: sa.Connection, batch: dict[str, list[Row]]) -> int:
+    """Append rows to streams, each stream's in order and without a gap; how many were new.
+
+    Idempotent: a position that is there with the same content is passed over. Raises AppendConflict where it has other
+    content, or where positions would be missing before it.
+    """
+    known = _heads(connection, batch)
+    rows: list[Row] = []
+    updates: list[tuple[Any, ...]] = []
+    for stream_id, new in batch.items():
+        position, outcome, ended_at, crc = known.get(stream_id) or (-1, None, None, 0)
+        if new and new[0][1] <= position:
+            new = _unseen(connection, stream_id, new, position)
+        if not new:
+            continue
+        if new[0][1] != position + 1 or new[-1][1] != position + len(new):
+            raise AppendConflict(
+                f"stream {stream_id} is at position {position}: cannot go on with {new[0][1]} to {new[-1][1]} ({len(new)} events)"
+            )
+        last = new[-1]
+        if last[3] == "$end":
+            outcome = jsontext.loads(last[4] or "{}").get("outcome")
+            ended_at = database.timestamp(connection, datetime.now(UTC))
+        updates.append((stream_id, last[1], outcome, ended_at, checksum(new, crc)))
+        rows += new
+    if rows:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(_INSERT["sqlite"], rows)  # type: ignore[arg-type]
+        else:
+            with connection.connection.cursor().copy(_INSERT["postgresql"]) as copy:  # type: ignore[attr-defined]
+                for values in rows:
+                    copy.write_row(values)
+        _many(connection, _UPSERT_HEADS, updates)
+        _many(connection, _UPSERT_PENDING, [update[:2] for update in updates])
+    return len(rows)
+
+
+def checksum(rows: Sequence[Row], crc: int = 0) -> int:
+    """The running CRC-32 over rows, each as a MessagePack array: whoever changes one byte of one changes it."""
+    packed = _pack(rows)
+    header = (
+        1 if len(rows) < 16 else 3 if len(rows) < 65536 else 5
+    )  # of the outer array: it depends on the batch, so it stays out
+    return zlib.crc32(memoryview(packed)[header:], crc)
+
+
+def head(connection: sa.Connection, stream_id: str) -> Head | None:
+    return _heads(connection, (stream_id,), lock=False).get(stream_id)
+
+
+def read_rows(connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30) -> list[Row]:
+    """Rows as they are stored, after a position, in order."""
+    found = _execute(connection, _READ, (stream_id, after, limit))
+    return [(stream_id, *values) for values in found]
+
+
+def read(connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30) -> list[Event]:
+    """Events after a position, in order."""
+    return [event(values) for values in _execute(connection, _READ, (stream_id, after, limit))]
+
+
+def read_stream(engine: sa.Engine, stream_id: str, after: int = -1, batch: int = 5000) -> Iterator[Event]:
+    """All events after a position, in batches of which each has a transaction of its own, so that no reader holds one long."""
+    while True:
+        with database.read(engine) as connection:
+            found = read(connection, stream_id, after, batch)
+        yield from found
+        if len(found) < batch:
+            return
+        after = found[-1].position
+
+
+def event(values: Sequence[Any]) -> Event:
+    """The event of a stored row's (position, offset_us, type, data, raw, cuts)."""
+    position, offset_us, type, data, raw, cuts = values
+    if data is None:
+        raw = bytes(raw)
+        if sse.is_system(type):
+            data = raw.decode("utf-8", "replace")
+        else:
+            type, data = sse.parse(raw) if _has_data(raw) else (type, raw.decode("utf-8", "replace").rstrip("\r\n"))
+    return Event(position, offset_us, type, data, raw, [(byte, at) for byte, at in jsontext.loads(cuts)] if cuts else None)
+
+
+def wire(recorded: Iterable[Event]) -> Iterator[tuple[bytes, int, sse.Cuts | None]]:
+    """The bytes of each event of one stream from its start, with their arrival: (bytes, offset_us, cuts)."""
+    lines = False
+    for position, offset_us, type, data, raw, cuts in recorded:
+        if raw is not None:
+            yield bytes(raw), offset_us, cuts
+        elif lines and not sse.is_system(type):
+            yield data.encode() + b"\n", offset_us, cuts
+        elif body := sse.encode(type, data):
+            yield body, offset_us, cuts
+        elif position == 0 and type == "$response":
+            lines = is_lines(response_header(data, "content-type"))
+
+
+def response_header(response: str, name: str) -> str | None:
+    """A header of a `$response`, by its lower-case name."""
+    return next((value for key, value in jsontext.loads(response).get("headers", ()) if key.lower() == name), None)
+
+
+def get_streams(connection: sa.Connection, stream_ids: Iterable[str]) -> dict[str, Stream]:
+    found = connection.execute(sa.select(streams).where(streams.c.stream_id.in_(list(stream_ids))))
+    return {values.stream_id: _stream(values) for values in found}
+
+
+def tail(connection: sa.Connection, seen: dict[str, int], since: datetime, limit: int = 10_000) -> list[tuple[str, Event]]:
+    """Events after what `seen` ({stream_id: position}, updated here) knows, of streams that are open or ended after `since`.
+
+    None is missed and none comes twice, however commits overlap: each stream is followed by its own positions.
+    """
+    found: list[tuple[str, Event]] = []
+    for stream_id, position in sorted(open_heads(connection, since)):
+        if position > seen.get(stream_id, -1) and len(found) < limit:
+            new = read(connection, stream_id, seen.get(stream_id, -1), limit)
+            found += [(stream_id, entry) for entry in new]
+            if new:
+                seen[stream_id] = new[-1].position
+    return found
+
+
+def open_heads(connection: sa.Connection, since: datetime) -> list[tuple[str, int]]:
+    """(stream_id, position) of the streams that are open or ended after `since`."""
+    recent = sa.or_(heads.c.ended_at.is_(None), heads.c.ended_at >= since)
+    return list(connection.execute(sa.select(heads.c.stream_id, heads.c.position).where(recent)).tuples())
+
+
+def count(engine: sa.Engine) -> int:
+    """How many events the log holds, system events among them."""
+    with database.read(engine) as connection:
+        return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(heads.c.position + 1), 0))).scalar_one())
+
+
+def _stream(values: Any) -> Stream:
+    headers = tuple((name, value) for name, value in jsontext.loads(values.request_headers))
+    return Stream(**{**values._mapping, "request_headers": headers})
+
+
+def _has_data(raw: bytes) -> bool:
+    return any(line == b"data" or line.startswith(b"data:") for line in raw.splitlines())
+
+
+def _heads(connection: sa.Connection, stream_ids: Iterable[str], lock: bool = True) -> dict[str, Any]:
+    """The heads of streams; on PostgreSQL locked (and made where they are missing), so that appends to one stream queue up."""
+    statement = _HEAD
+    ids = list(stream_ids)
+    if lock and connection.dialect.name == "postgresql":
+        ids.sort()
+        _many(connection, _CLAIM_HEADS, [(stream_id,) for stream_id in ids])
+        statement += " FOR UPDATE"
+    found = {}
+    for stream_id in ids:
+        values = _execute(connection, statement, (stream_id,)).first()
+        if values is not None and values[0] >= 0:
+            found[stream_id] = Head(*values)
+    return found
+
+
+def _unseen(connection: sa.Connection, stream_id: str, new: list[Row], position: int) -> list[Row]:
+    """What of these rows is not stored yet; the rest must be the same."""
+    again = [values for values in new if values[1] <= position]
+    stored = read_rows(connection, stream_id, again[0][1] - 1, len(again))
+    for wanted, have in zip(again, stored, strict=True):
+        if wanted != (stream_id, *have[1:5], None if have[5] is None else bytes(have[5]), have[6]):
+            raise AppendConflict(f"stream {stream_id} holds another event at position {wanted[1]}; nothing was changed")
+    return new[len(again) :]
+
+
+def _execute(connection: sa.Connection, statement: str, parameters: tuple[Any, ...]) -> Any:
+    return connection.exec_driver_sql(_placeholders(connection, statement), parameters)
+
+
+def _many(connection: sa.Connection, statement: str, parameters: list[tuple[Any, ...]]) -> None:
+    if parameters:
+        connection.exec_driver_sql(_placeholders(connection, statement), parameters)  # type: ignore[arg-type]
+
+
+def _placeholders(connection: sa.Connection, statement: str) -> str:
+    return statement if connection.dialect.name == "sqlite" else statement.replace("?", "%s")

@@ -1,0 +1,17 @@
+"""The projections: log → tables. A family is a module with its TABLES and rows(view), what a run's view says in them.
+
+To add one: its file, its entry in PROJECTIONS, one migration. sessions and usage are computed from the others' tables.
+"""
+
+from __future__ import annotations
+
+from recorder.projections import anomalies, folds, messages, run_steps, runs, sessions, usage
+
+PROJECTIONS = (runs, run_steps, messages, anomalies)
+"""Families whose rows belong to one run each: they are replaced, run by run."""
+
+READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, usage) for table in family.TABLES)
+"""All tables that people query."""
+
+PROJECTED = (*folds.TABLES, *READ_MODEL)
+"""All tables that can be rebuilt from the log."""

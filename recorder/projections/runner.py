@@ -1,0 +1,366 @@
+"""Catching up, rebuilding and verifying: how the log becomes tables.
+
+A row is computed from the folds and replaced, so projecting twice, or from the start, gives the same tables. Work is done in
+steps so that a recording process beside this one never waits long: read, end the transaction, fold, then take the write
+lock, check that nobody else has moved the checkpoints meanwhile, and write for about WRITE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from recorder import database, log
+from recorder.log import Stream, checkpoints, heads, pending
+from recorder.projections import PROJECTIONS, sessions, usage
+from recorder.projections.anomalies import anomalies
+from recorder.projections.folds import contribution, folds, resume, source_of, to_rows
+from recorder.projections.runs import runs
+from recorder.projections.sessions import session_streams, stream_row
+from recorder.protocols import FOLD_VERSION, StreamFold
+from recorder.protocols.merge import Contribution, RunView, merge
+from recorder.protocols.partial import STREAM
+
+WRITE_SECONDS = 0.05
+"""How long a step should hold the write lock."""
+
+STEP_EVENTS = 20_000
+"""Events folded before what they say is written."""
+
+_LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
+
+Progress = Callable[[int], None]
+"""Called with the number of events projected since the last call."""
+
+
+class Folded(NamedTuple):
+    """A stream folded up to now. checkpoint: where it stood when it was read, None before any projection."""
+
+    stream: Stream
+    fold: StreamFold
+    checkpoint: int | None
+
+
+def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[str, StreamFold] | None = None) -> int:
+    """Project all that is pending; how many events that were.
+
+    cache: open folds that a follower keeps from one call to the next, by stream_id.
+    """
+    done = 0
+    size = 16
+    with only_projector(engine):
+        _refold_old_versions(engine)
+        while True:
+            with database.read(engine) as connection:
+                waiting = _waiting(connection, size)
+            if not waiting:
+                return done
+            folded, count = _fold(engine, waiting, cache)
+            took = _write(engine, folded, cache)
+            done += count
+            if progress:
+                progress(count)
+            size = max(1, size // 2) if took > WRITE_SECONDS else min(512, size * 2) if took < WRITE_SECONDS / 3 else size
+
+
+def behind(engine: sa.Engine) -> int:
+    """How many events are not projected yet."""
+    with database.read(engine) as connection:
+        missing = pending.c.position - sa.func.coalesce(checkpoints.c.position, -1)
+        joined = pending.outerjoin(checkpoints, checkpoints.c.stream_id == pending.c.stream_id)
+        return int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(missing), 0)).select_from(joined)).scalar_one())
+
+
+def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
+    """Project every stream from its first event again; how many events that were.
+
+    In place: readers see old rows replaced by new ones, never an empty table. What nothing supports any more goes last.
+    """
+    with only_projector(engine):
+        after: str | None = ""
+        while after is not None:
+            with database.write(engine) as connection:
+                after = _reset(connection, after)
+    done = catch_up(engine, progress)
+    with only_projector(engine):
+        _sweep(engine)
+    return done
+
+
+def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
+    """Erase streams from the log, and their part in every row that was made of them: the one exception to append-only."""
+    with only_projector(engine), database.write(engine) as connection:
+        keys = set(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids))).scalars())
+        touched_sessions, touched_hours = _touched(connection, stream_ids, keys)
+        for table in (folds, *log.LOG_TABLES):
+            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
+        for table in (session_streams, anomalies):
+            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
+        _replace_runs(connection, [], {}, keys - {STREAM})
+        sessions.apply(connection, touched_sessions)
+        usage.apply(connection, touched_hours)
+
+
+def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold, until: int | None = None) -> int:
+    """Feed a fold what its stream has after its position, up to and with `until`; how many events that were."""
+    before = fold.position
+    feed = fold.feed
+    for position, offset_us, type, data, _, _ in log.read_stream(engine, stream.stream_id, before):
+        if until is not None and position > until:
+            break
+        feed(position, offset_us, type, data)
+    return fold.position - before
+
+
+def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
+    """Write what folded streams say: their folds, the rows of the runs they touch, their sessions, their usage buckets."""
+    ids = [entry.stream.stream_id for entry in batch]
+    states = {entry.stream.stream_id: entry.fold.states() for entry in batch}
+    keys = {key for parts in states.values() for key in parts}
+    keys.update(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(ids))).scalars())
+    keys.discard(STREAM)
+    touched_sessions, touched_hours = _touched(connection, ids, keys)
+
+    connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
+    _insert(
+        connection,
+        folds,
+        [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])],
+    )
+    views = _replace_runs(connection, batch, states, keys)
+    run_keys = {view.key for view in views if view.is_run}
+    connection.execute(session_streams.delete().where(session_streams.c.stream_id.in_(ids)))
+    _insert(
+        connection,
+        session_streams,
+        [stream_row(entry.stream, entry.fold, run_keys.intersection(states[entry.stream.stream_id])) for entry in batch],
+    )
+    now_sessions, now_hours = _touched(connection, ids, keys)
+    sessions.apply(connection, touched_sessions | now_sessions)
+    usage.apply(connection, touched_hours | now_hours)
+
+
+def _replace_runs(
+    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
+) -> list[RunView]:
+    """Replace the rows of these runs, and what concerns the streams at hand alone, in every family of PROJECTIONS."""
+    views = _views(connection, batch, states, keys)
+    for family in PROJECTIONS:
+        rows: dict[sa.Table, list[dict[str, Any]]] = {table: [] for table in family.TABLES}
+        for view in views:
+            for table, found in family.rows(view).items():
+                rows[table] += found
+        for table, found in rows.items():
+            for some in _slices(keys):
+                connection.execute(table.delete().where(table.c.run_key.in_(some)))
+            if "stream_id" in table.primary_key.columns:
+                connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
+            _insert(connection, table, found)
+    return views
+
+
+def _views(
+    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
+) -> list[RunView]:
+    """The views of these runs, from the streams at hand and from the kept folds of all others that speak of them."""
+    found: dict[str, list[Contribution]] = {}
+    views = []
+    for entry in batch:
+        source = source_of(entry.stream, entry.fold)
+        for key, part in states[entry.stream.stream_id].items():
+            if key != STREAM:
+                found.setdefault(key, []).append(Contribution(source, part))
+            elif part["part"]:
+                views.append(merge(STREAM, [Contribution(source, part["part"])]))
+    for some in _slices(keys):
+        for stream_id, key, state in connection.execute(
+            sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(folds.c.run_key.in_(some))
+        ):
+            if stream_id not in states:
+                found.setdefault(key, []).append(contribution(state))
+    return views + [merge(key, given) for key, given in found.items()]
+
+
+def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple[set[str], set[datetime]]:
+    """The sessions and hours that these streams and runs stand in now."""
+    at: set[str] = set(
+        connection.execute(sa.select(session_streams.c.session_id).where(session_streams.c.stream_id.in_(ids))).scalars()
+    )
+    hours: set[datetime] = set()
+    for some in _slices(keys):
+        for session_id, hour in connection.execute(
+            sa.select(runs.c.session_id, runs.c.hour).where(runs.c.run_key.in_(some)).distinct()
+        ):
+            at.add(session_id)
+            hours.add(hour)
+    return at, hours
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+def _slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
+    """Few enough for one IN list each."""
+    ordered = sorted(values)
+    for at in range(0, len(ordered), size):
+        yield ordered[at : at + size]
+
+
+def _waiting(connection: sa.Connection, size: int) -> list[tuple[Stream, dict[str, str], int | None]]:
+    """Streams with something new: (stream, its kept folds, its checkpoint)."""
+    found = connection.execute(
+        sa.select(pending.c.stream_id, checkpoints.c.position)
+        .select_from(pending.outerjoin(checkpoints, checkpoints.c.stream_id == pending.c.stream_id))
+        .order_by(pending.c.stream_id)
+        .limit(size)
+    ).all()
+    ids = [stream_id for stream_id, _ in found]
+    known = log.get_streams(connection, ids)
+    kept: dict[str, dict[str, str]] = {}
+    going_on = [stream_id for stream_id, position in found if position is not None]
+    for stream_id, key, state in connection.execute(
+        sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(folds.c.stream_id.in_(going_on))
+    ):
+        kept.setdefault(stream_id, {})[key] = state
+    return [(known.get(stream_id) or Stream(stream_id), kept.get(stream_id, {}), position) for stream_id, position in found]
+
+
+def _fold(
+    engine: sa.Engine, waiting: list[tuple[Stream, dict[str, str], int | None]], cache: dict[str, StreamFold] | None
+) -> tuple[list[Folded], int]:
+    """Fold streams as far as they go, until STEP_EVENTS are done; (what is folded, how many events that were)."""
+    folded: list[Folded] = []
+    count = 0
+    for stream, kept, checkpoint in waiting:
+        fold = cache.get(stream.stream_id) if cache is not None else None
+        if fold is None or fold.position != checkpoint:
+            fold = resume(stream, kept)
+        count += fold_stream(engine, stream, fold)
+        folded.append(Folded(stream, fold, checkpoint))
+        if count >= STEP_EVENTS:
+            break
+    return folded, count
+
+
+def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold] | None) -> float:
+    """Project what is folded in one transaction, but for streams that somebody else projected meanwhile; seconds it took."""
+    with database.write(engine) as connection:
+        began = time.perf_counter()
+        ids = [entry.stream.stream_id for entry in folded]
+        now = dict(connection.execute(sa.select(checkpoints).where(checkpoints.c.stream_id.in_(ids))).tuples().all())
+        ours = [entry for entry in folded if now.get(entry.stream.stream_id) == entry.checkpoint]
+        project_safely(connection, ours)
+        for entry in ours:
+            stream_id, position = entry.stream.stream_id, entry.fold.position
+            connection.execute(checkpoints.delete().where(checkpoints.c.stream_id == stream_id))
+            connection.execute(checkpoints.insert().values(stream_id=stream_id, position=position))
+            connection.execute(pending.delete().where(pending.c.stream_id == stream_id, pending.c.position <= position))
+    if cache is not None:
+        for entry in folded:
+            if entry in ours and entry.fold.outcome is None:
+                cache[entry.stream.stream_id] = entry.fold
+            else:
+                cache.pop(entry.stream.stream_id, None)
+    return time.perf_counter() - began
+
+
+def project_safely(connection: sa.Connection, batch: list[Folded]) -> None:
+    """Project a batch; a stream that cannot be written gets an anomaly instead, and the others do not wait for it."""
+    if not batch:
+        return
+    try:
+        with connection.begin_nested():
+            project(connection, batch)
+    except sa.exc.OperationalError:
+        raise
+    except Exception as error:
+        if len(batch) > 1:
+            for entry in batch:
+                project_safely(connection, [entry])
+            return
+        stream_id = batch[0].stream.stream_id
+        connection.execute(anomalies.delete().where(anomalies.c.stream_id == stream_id, anomalies.c.run_key == STREAM))
+        detail = f"{type(error).__name__}: {error}".splitlines()[0][:500].replace("\0", "\ufffd")
+        connection.execute(
+            anomalies.insert().values(
+                run_key=STREAM,
+                stream_id=stream_id,
+                ordinal=0,
+                position=batch[0].fold.position,
+                kind="not_projected",
+                detail=detail,
+            )
+        )
+
+
+def _refold_old_versions(engine: sa.Engine) -> None:
+    """Queue the streams that another version of the folds has projected."""
+    while True:
+        with database.read(engine) as connection:
+            old = sa.select(folds.c.stream_id).where(folds.c.fold_version != FOLD_VERSION).distinct().limit(500)
+            ids = list(connection.execute(old).scalars())
+        if not ids:
+            return
+        with database.write(engine) as connection:
+            _queue(connection, ids)
+            connection.execute(folds.delete().where(folds.c.stream_id.in_(ids), folds.c.fold_version != FOLD_VERSION))
+
+
+def _reset(connection: sa.Connection, after: str) -> str | None:
+    """Queue the next streams for projection from their start; the last of them, or None where there was none left."""
+    ids = list(
+        connection.execute(
+            sa.select(heads.c.stream_id).where(sa.cast(heads.c.stream_id, sa.Text) > after).order_by(heads.c.stream_id).limit(500)
+        ).scalars()
+    )
+    _queue(connection, ids)
+    return ids[-1] if ids else None
+
+
+def _queue(connection: sa.Connection, ids: list[str]) -> None:
+    if ids:
+        connection.execute(checkpoints.delete().where(checkpoints.c.stream_id.in_(ids)))
+        heads_of = sa.select(heads.c.stream_id, heads.c.position).where(heads.c.stream_id.in_(ids))
+        connection.execute(log.insert_missing(connection, pending).from_select(["stream_id", "position"], heads_of))
+
+
+def _sweep(engine: sa.Engine) -> None:
+    """Delete rows that no fold supports, and recompute what is summed up."""
+    with database.write(engine) as connection:
+        connection.execute(folds.delete().where(folds.c.stream_id.not_in(sa.select(heads.c.stream_id))))
+        for family in PROJECTIONS:
+            for table in family.TABLES:
+                orphaned = table.c.run_key.not_in(sa.select(folds.c.run_key))
+                connection.execute(table.delete().where(orphaned))
+        connection.execute(session_streams.delete().where(session_streams.c.stream_id.not_in(sa.select(heads.c.stream_id))))
+        known = set(connection.execute(sa.select(sessions.sessions.c.session_id)).scalars())
+        known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())
+        hours = set(connection.execute(sa.select(usage.usage_hourly.c.hour).distinct()).scalars())
+        hours.update(connection.execute(sa.select(runs.c.hour).distinct()).scalars())
+    for some in _slices(known, 500):
+        with database.write(engine) as connection:
+            sessions.apply(connection, set(some))
+    for hour in sorted(hours):
+        with database.write(engine) as connection:
+            usage.apply(connection, {hour})
+
+
+@contextmanager
+def only_projector(engine: sa.Engine) -> Iterator[None]:
+    """Holds PostgreSQL's advisory lock, for which others wait. SQLite needs none: its write lock and the checkpoints do."""
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK)))
+        try:
+            yield
+        finally:
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))

@@ -1,0 +1,127 @@
+"""`runs`: one row for each run, with the API's own column names and the Run object itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from recorder import jsontext
+from recorder.database import StreamID, UTCTime, metadata
+from recorder.protocols.merge import RunView
+from recorder.steps import Usage
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("run_key", sa.Text, primary_key=True),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False, index=True),
+    sa.Column("stream_id", StreamID, nullable=False),  # of the last stream that spoke of it
+    sa.Column("protocol", sa.Text),
+    sa.Column("thread_id", sa.Text),
+    sa.Column("assistant_id", sa.Text),
+    sa.Column("model", sa.Text),
+    sa.Column("status", sa.Text),  # the API's, as last seen
+    sa.Column("state", sa.Text, nullable=False),  # ended, waiting, active, unknown
+    sa.Column("created_at", UTCTime),
+    sa.Column("started_at", UTCTime),
+    sa.Column("expires_at", UTCTime),
+    sa.Column("completed_at", UTCTime),
+    sa.Column("failed_at", UTCTime),
+    sa.Column("cancelled_at", UTCTime),
+    sa.Column("last_error_code", sa.Text),
+    sa.Column("last_error_message", sa.Text),
+    sa.Column("incomplete_reason", sa.Text),
+    sa.Column("error_code", sa.Text),  # of an error event in the stream
+    sa.Column("error_message", sa.Text),
+    sa.Column("required_action_type", sa.Text),
+    sa.Column("prompt_tokens", sa.BigInteger),
+    sa.Column("cached_tokens", sa.BigInteger),
+    sa.Column("completion_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("total_tokens", sa.BigInteger),
+    sa.Column("usage", sa.Text),  # JSON, verbatim
+    sa.Column("steps", sa.Integer, nullable=False),
+    sa.Column("streams", sa.Integer, nullable=False),
+    sa.Column("first_delta_us", sa.BigInteger),  # since its first stream began
+    sa.Column("hour", UTCTime, nullable=False),  # in which it was created: the bucket of usage_hourly
+    sa.Column("object", sa.Text, nullable=False),  # JSON: the Run object, {} where none was seen
+    sa.Index("runs_run_id", "run_id"),
+    sa.Index("runs_hour", "hour"),
+)
+
+TABLES = (runs,)
+
+
+def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
+    if not view.is_run or not view.key:
+        return {runs: []}
+    run, last = view.object, view.sources[-1]
+    error, details, action = (as_object(run.get(key)) for key in ("last_error", "incomplete_details", "required_action"))
+    created_at = utc(run.get("created_at"))
+    began = created_at or datetime.fromisoformat(view.sources[0].started_at)
+    return {
+        runs: [
+            {
+                "run_key": view.key,
+                "run_id": view.key,
+                "session_id": last.session_id,
+                "stream_id": last.stream_id,
+                "protocol": last.protocol,
+                "thread_id": text(run.get("thread_id")) or last.thread_id,
+                "assistant_id": text(run.get("assistant_id")),
+                "model": text(run.get("model")),
+                "status": text(run.get("status")),
+                "state": view.state,
+                "created_at": created_at,
+                **{key: utc(run.get(key)) for key in ("started_at", "expires_at", "completed_at", "failed_at", "cancelled_at")},
+                "last_error_code": text(error.get("code")),
+                "last_error_message": text(error.get("message")),
+                "incomplete_reason": text(details.get("reason")),
+                "error_code": text((view.error or {}).get("code")) or text((view.error or {}).get("type")),
+                "error_message": text((view.error or {}).get("message")),
+                "required_action_type": text(action.get("type")),
+                **usage_columns(run.get("usage")),
+                "steps": len(view.steps),
+                "streams": len(view.sources),
+                "first_delta_us": view.first_delta_us,
+                "hour": began.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
+                "object": jsontext.dumps(run),
+            }
+        ]
+    }
+
+
+def usage_columns(usage: Any) -> dict[str, Any]:
+    """Counters of a usage object, null where it does not say them, and the object verbatim."""
+    counted = Usage.of(as_object(usage))
+    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
+    found = {name: integer(getattr(counted, name)) for name in names}
+    return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str | None:
+    """A string as every database can keep it in a typed column: NUL shows as U+FFFD, a lone surrogate too; `object` has it exact."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+
+
+def integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+
+
+def utc(value: Any) -> datetime | None:
+    """The time of a Unix timestamp in seconds; None where it is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

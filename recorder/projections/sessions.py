@@ -1,0 +1,151 @@
+"""`session_streams` and `sessions`: each stream as it is folded so far, and the sessions that streams make up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from recorder import jsontext
+from recorder.database import StreamID, UTCTime, metadata
+from recorder.log import Stream
+from recorder.projections.anomalies import anomalies
+from recorder.projections.folds import source_of
+from recorder.projections.runs import runs, text
+from recorder.protocols import StreamFold
+
+session_streams = sa.Table(
+    "session_streams",
+    metadata,
+    sa.Column("stream_id", StreamID, primary_key=True),
+    sa.Column("session_id", sa.Text, nullable=False, index=True),
+    sa.Column("label", sa.Text),
+    sa.Column("thread_id", sa.Text),
+    sa.Column("protocol", sa.Text),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer),  # HTTP
+    sa.Column("outcome", sa.Text),
+    sa.Column("error_code", sa.Text),  # of an error event or an error response
+    sa.Column("error_message", sa.Text),
+    sa.Column("events", sa.Integer, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # of data
+    sa.Column("started_at", UTCTime, nullable=False),
+    sa.Column("first_event_us", sa.BigInteger),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
+    sa.Column("runs", sa.Text, nullable=False),  # JSON: the ids of the runs that it speaks of
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text),
+    sa.Column("thread_id", sa.Text),
+    sa.Column("streams", sa.Integer, nullable=False),
+    sa.Column("open_streams", sa.Integer, nullable=False),
+    sa.Column("events", sa.BigInteger, nullable=False),
+    sa.Column("runs", sa.Integer, nullable=False),
+    sa.Column(
+        "failed", sa.Integer, nullable=False
+    ),  # runs that failed, expired or came out incomplete, streams that ended in an error
+    sa.Column("unknown", sa.Integer, nullable=False),  # runs whose end nobody saw
+    sa.Column("anomalies", sa.Integer, nullable=False),
+    sa.Column("total_tokens", sa.BigInteger),
+    sa.Column("started_at", UTCTime, nullable=False),  # of its first stream
+    sa.Column("last_started_at", UTCTime, nullable=False),  # of its latest
+    sa.Index("sessions_last_started_at", "last_started_at"),
+)
+
+TABLES = (session_streams, sessions)
+
+FAILED = ("failed", "expired", "incomplete")
+"""Statuses of runs that did not do what they were asked to."""
+
+FAILED_OUTCOMES = ("error", "http_error", "no_response")
+"""Outcomes of streams in which the other side said or showed that it failed."""
+
+
+def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str]) -> dict[str, Any]:
+    error = fold.error or {}
+    return {
+        "stream_id": stream.stream_id,
+        "session_id": source_of(stream, fold).session_id,
+        "label": stream.session_label,
+        "thread_id": fold.thread_id,
+        "protocol": fold.protocol,
+        "method": stream.method,
+        "host": stream.host,
+        "path": stream.path,
+        "status": fold.status,
+        "outcome": fold.outcome,
+        "error_code": text(error.get("code")) or text(error.get("type")),
+        "error_message": text(error.get("message")),
+        "events": fold.events,
+        "bytes": fold.bytes,
+        "started_at": stream.started_at,
+        "first_event_us": fold.first_event_us,
+        "last_us": fold.last_us,
+        "runs": jsontext.dumps(sorted(run_ids)),
+    }
+
+
+def apply(connection: sa.Connection, touched: set[str]) -> None:
+    """Recompute these sessions from their streams and runs; one that has no stream any more goes."""
+    ids = sorted(touched)
+    connection.execute(sessions.delete().where(sessions.c.session_id.in_(ids)))
+    streams = session_streams.c
+    by_session = connection.execute(
+        sa.select(
+            streams.session_id,
+            sa.func.max(streams.label).label("label"),
+            sa.func.max(streams.thread_id).label("thread_id"),
+            sa.func.count().label("streams"),
+            sa.func.sum(sa.case((streams.outcome.is_(None), 1), else_=0)).label("open_streams"),
+            sa.func.sum(sa.case((streams.outcome.in_(FAILED_OUTCOMES), 1), else_=0)).label("failed"),
+            sa.func.sum(streams.events).label("events"),
+            sa.func.min(streams.started_at).label("started_at"),
+            sa.func.max(streams.started_at).label("last_started_at"),
+        )
+        .where(streams.session_id.in_(ids))
+        .group_by(streams.session_id)
+    ).mappings()
+    rows = {found["session_id"]: {**found, "runs": 0, "unknown": 0, "total_tokens": None, "anomalies": 0} for found in by_session}
+    for found in connection.execute(
+        sa.select(
+            runs.c.session_id,
+            sa.func.count().label("runs"),
+            sa.func.sum(sa.case((runs.c.status.in_(FAILED), 1), else_=0)).label("failed"),
+            sa.func.sum(sa.case((runs.c.state == "unknown", 1), else_=0)).label("unknown"),
+            sa.func.sum(runs.c.total_tokens).label("total_tokens"),
+        )
+        .where(runs.c.session_id.in_(ids))
+        .group_by(runs.c.session_id)
+    ).mappings():
+        row = rows.get(found["session_id"])
+        if row is not None:
+            row.update(
+                runs=found["runs"],
+                unknown=found["unknown"],
+                failed=row["failed"] + found["failed"],
+                total_tokens=found["total_tokens"],
+            )
+    for session_id, count in connection.execute(
+        sa.select(streams.session_id, sa.func.count())
+        .join_from(session_streams, anomalies, anomalies.c.stream_id == streams.stream_id)
+        .where(streams.session_id.in_(ids))
+        .group_by(streams.session_id)
+    ):
+        rows[session_id]["anomalies"] = count
+    if rows:
+        connection.execute(
+            sessions.insert(),
+            [{**row, "total_tokens": _int(row["total_tokens"]), "events": int(row["events"])} for row in rows.values()],
+        )
+
+
+def _int(value: Any) -> int | None:
+    """PostgreSQL sums bigints as numeric."""
+    return None if value is None else int(value)

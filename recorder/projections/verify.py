@@ -1,0 +1,192 @@
+"""Verifying: each stream against its crc, and every read model against a projection made from nothing.
+
+The second projection runs into a scratch database, by the same code, up to the same checkpoints; then all cells are compared.
+What is compared is one state of the database: a single read transaction spans it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from recorder import database, jsontext, log
+from recorder.log import Stream, checkpoints, events, heads, streams
+from recorder.projections import PROJECTED
+from recorder.projections.anomalies import anomalies
+from recorder.projections.folds import folds, request_of
+from recorder.projections.runner import STEP_EVENTS, Folded, project_safely
+from recorder.projections.runs import runs
+from recorder.protocols import FOLD_VERSION, StreamFold
+
+_BATCH = 5000
+
+
+class Report(NamedTuple):
+    """What verify found. problems: one line each, none where all is well. anomalies: {kind: how many}, never a problem."""
+
+    streams: int
+    events: int
+    runs: int
+    problems: list[str]
+    anomalies: dict[str, int]
+
+
+def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Callable[[int], None] | None = None) -> Report:
+    """Check streams, all or these, and the rows of the runs that they speak of. Sessions and usage are checked with all only."""
+    scratch = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+    database.metadata.create_all(scratch)
+    problems: list[str] = []
+    count = 0
+    with database.read(engine) as connection, scratch.connect() as target:
+        wanted = stream_ids if stream_ids is None else _with_their_runs(connection, stream_ids)
+        ids = list(
+            connection.execute(
+                _chosen(sa.select(heads.c.stream_id), heads.c.stream_id, wanted).order_by(heads.c.stream_id)
+            ).scalars()
+        )
+        if wanted is None:
+            problems += _strays(connection)
+        batch: list[Folded] = []
+        pending_events = 0
+        for stream_id in ids:
+            folded, seen = _check_stream(connection, stream_id, problems)
+            count += seen
+            pending_events += seen
+            if progress:
+                progress(seen)
+            if folded:
+                batch.append(folded)
+            if pending_events >= STEP_EVENTS or len(batch) >= 200:
+                project_safely(target, batch)
+                batch, pending_events = [], 0
+        if batch:
+            project_safely(target, batch)
+        for table in PROJECTED:
+            if wanted is None:
+                problems += _differences(connection, target, table, None)
+            elif "stream_id" in table.c and table is not anomalies and table is not runs:
+                problems += _differences(connection, target, table, ("stream_id", wanted))
+            elif "run_key" in table.c:
+                keys = list(target.execute(sa.select(folds.c.run_key).distinct()).scalars())
+                problems += _differences(connection, target, table, ("run_key", [key for key in keys if key]))
+        kinds = dict(target.execute(sa.select(anomalies.c.kind, sa.func.count()).group_by(anomalies.c.kind)).tuples().all())
+        ran = target.execute(sa.select(sa.func.count()).select_from(runs)).scalar_one()
+    return Report(len(ids), count, ran, problems, kinds)
+
+
+def _check_stream(connection: sa.Connection, stream_id: str, problems: list[str]) -> tuple[Folded | None, int]:
+    """Check one stream's events against its head and fold it to its checkpoint; (that, its events)."""
+    head = log.head(connection, stream_id)
+    stream = log.get_streams(connection, [stream_id]).get(stream_id)
+    checkpoint = connection.execute(sa.select(checkpoints.c.position).where(checkpoints.c.stream_id == stream_id)).scalar()
+    if stream is None:
+        problems.append(f"stream {stream_id}: its row in streams is missing")
+        stream = Stream(stream_id)
+    fold = StreamFold(request_of(stream))
+    crc = expected = 0
+    outcome: str | None = None
+    for rows in _rows(connection, stream_id):
+        crc = log.checksum(rows, crc)
+        for row in rows:
+            if row[1] != expected:
+                problems.append(f"stream {stream_id}: position {expected} is missing")
+                expected = row[1]
+            expected += 1
+            try:
+                position, offset_us, type, data, _, _ = log.event(row[1:])
+            except (jsontext.JSONError, TypeError, ValueError) as error:
+                problems.append(f"stream {stream_id}: the event at {row[1]} cannot be read ({error})")
+                continue
+            if type == "$end":
+                outcome = _outcome(data)
+            if checkpoint is not None and position <= checkpoint:
+                fold.feed(position, offset_us, type, data)
+    if head is None or expected != head.position + 1:
+        problems.append(f"stream {stream_id}: {expected} events, but its head says {head.position + 1 if head else 0}")
+    elif crc != head.crc:
+        problems.append(
+            f"stream {stream_id}: its events do not have the crc that was recorded ({crc:08x}, recorded {head.crc:08x})"
+        )
+    if head is not None and (outcome != head.outcome or (outcome is None) != (head.ended_at is None)):
+        problems.append(f"stream {stream_id}: its head says {head.outcome}, its events {outcome}")
+    if checkpoint is not None and checkpoint > expected - 1:
+        problems.append(f"stream {stream_id}: its checkpoint {checkpoint} is beyond its end")
+    return (Folded(stream, fold, None) if checkpoint is not None else None), expected
+
+
+def _outcome(data: str) -> str | None:
+    try:
+        value = jsontext.loads(data)
+    except jsontext.JSONError:
+        return None
+    return value.get("outcome") if isinstance(value, dict) else None
+
+
+def _rows(connection: sa.Connection, stream_id: str) -> Iterator[list[log.Row]]:
+    after = -1
+    while rows := log.read_rows(connection, stream_id, after, _BATCH):
+        yield [(*row[:5], None if row[5] is None else bytes(row[5]), row[6]) for row in rows]
+        after = rows[-1][1]
+
+
+def _with_their_runs(connection: sa.Connection, stream_ids: list[str]) -> list[str]:
+    """These streams and all others that speak of their runs: a run can only be checked whole."""
+    keys = sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids), folds.c.run_key != "")
+    others = connection.execute(sa.select(folds.c.stream_id).where(folds.c.run_key.in_(keys)).distinct()).scalars()
+    return sorted({*stream_ids, *others})
+
+
+def _strays(connection: sa.Connection) -> list[str]:
+    """Rows of the log tables that belong to no stream that has a head."""
+    found = []
+    for table in (streams, events, checkpoints):
+        stray = sa.select(table.c.stream_id).where(table.c.stream_id.not_in(sa.select(heads.c.stream_id))).distinct().limit(5)
+        if table is streams:  # a stream is inserted before its first event: one without any is not amiss
+            stray = stray.where(streams.c.stream_id.in_(sa.select(events.c.stream_id)))
+        found += [f"{table.name}: stream {stream_id} has no head" for stream_id in connection.execute(stray).scalars()]
+    old = connection.execute(
+        sa.select(sa.func.count()).select_from(folds).where(folds.c.fold_version != FOLD_VERSION)
+    ).scalar_one()
+    return [*found, f"folds: {old} rows of another fold version"] if old else found
+
+
+def _differences(
+    connection: sa.Connection, target: sa.Connection, table: sa.Table, scope: tuple[str, list[str]] | None
+) -> Iterator[str]:
+    """Rows of a table that are not as a fresh projection has them: one line a row, the first few of each table."""
+    keys = [column.name for column in table.primary_key.columns]
+    chosen = sa.select(table)
+    if scope is not None:
+        chosen = chosen.where(table.c[scope[0]].in_(scope[1]))
+    have = {tuple(row[key] for key in keys): dict(row) for row in connection.execute(chosen).mappings()}
+    lines = 0
+    for row in target.execute(chosen).mappings():
+        key = tuple(row[name] for name in keys)
+        found = have.pop(key, None)
+        if found is None:
+            line = "is missing"
+        elif found != dict(row):
+            wrong = [name for name in row if found[name] != row[name]]
+            line = "differs in " + ", ".join(
+                f"{name} ({_short(found[name])}, refolded {_short(row[name])})" for name in wrong[:3]
+            )
+        else:
+            continue
+        lines += 1
+        if lines <= 10:
+            yield f"{table.name} {'/'.join(map(str, key))} {line}"
+    for key in list(have)[:10]:
+        yield f"{table.name} {'/'.join(map(str, key))} is nothing that the log says"
+    if lines + len(have) > 20:
+        yield f"{table.name}: {lines + len(have)} rows in all"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else text[:37] + "…"
+
+
+def _chosen(statement: Any, column: Any, ids: list[str] | None) -> Any:
+    return statement if ids is None else statement.where(column.in_(ids))

@@ -1,0 +1,304 @@
+"""The Assistants stream (OpenAI's, Azure's classic agents' and their compatibles'): the fold of assistants.md 6.4 and 7.
+
+A lifecycle event carries a snapshot, a delta adds to what deltas before it built; both are kept, the final snapshot wins,
+and where the two differ that is an anomaly. Nothing is refused: a transition that the state machines (section 4) do not
+know is applied and flagged, and what is unknown (event names, step and tool types, statuses, fields) is carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+from recorder import jsontext
+from recorder.protocols import deltas
+from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
+from recorder.steps import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
+
+NAME = "assistants"
+
+FOLD_VERSION = 1
+"""Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
+
+# Section 4. A status that is not listed is one that we do not know, and anything may follow it.
+_ENDINGS = frozenset({"cancelling", "cancelled", "expired", "failed", "completed", "incomplete"})
+RUN_TRANSITIONS: dict[str | None, frozenset[str]] = {
+    "queued": frozenset({"queued", "in_progress", "requires_action"}) | _ENDINGS,
+    "in_progress": frozenset({"in_progress", "requires_action"}) | _ENDINGS,
+    "requires_action": frozenset({"requires_action", "queued", "in_progress", "cancelling", "cancelled", "expired", "failed"}),
+    "cancelling": frozenset({"cancelling", "cancelled", "completed", "failed", "expired", "incomplete"}),
+} | {status: frozenset({status}) for status in RUN_TERMINAL}
+
+# Absent from a snapshot, these no longer hold in any other status (6.4 rule 3).
+_HOLDS_IN: dict[str, Callable[[str | None], bool]] = {
+    "required_action": lambda status: status == "requires_action",
+    "last_error": lambda status: status not in ("queued", "in_progress", "completed"),
+    "incomplete_details": lambda status: status == "incomplete",
+}
+
+_DETAIL_LISTS = ("tool_calls", "activities")
+
+
+def matches(request: Request) -> bool:
+    """Whether the request is one of this API: /threads and below, under any prefix."""
+    return "threads" in request.path.split("/")
+
+
+def matches_event(type: str, data: str) -> bool:
+    """Whether an event can only be this protocol's: by its name, or in LiteLLM's envelope {"event": …, "data": …}."""
+    if type:
+        return type.startswith("thread.")
+    return '"thread.' in data[:80] and _unwrap("", _value(data))[0].startswith("thread.")
+
+
+def begin(partial: Partial, request: Request) -> None:
+    """What the request alone tells: ids in its URL, and the tool outputs that it submits (section 7)."""
+    segments = request.path.split("/")
+    if "threads" in segments:
+        after = segments[segments.index("threads") + 1 :]
+        if after and after[0] != "runs" and is_id(after[0]):
+            partial.thread_id = after[0]
+        if len(after) > 2 and after[1] == "runs" and is_id(after[2]):
+            partial.run_key = after[2]
+    body = request.body if isinstance(request.body, dict) else {}
+    submitted = [*(body.get("tool_outputs") or ()), *(body.get("tool_approvals") or ())]
+    if partial.run_key and submitted:
+        part = partial.part(partial.run_key, 0, 0)
+        for entry in submitted:
+            if isinstance(entry, dict) and isinstance(entry.get("tool_call_id"), str):
+                part.outputs[entry["tool_call_id"]] = entry["output"] if "output" in entry else {"approve": entry.get("approve")}
+
+
+def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
+    """Fold one event into the partial state, in place."""
+    value = None if data == "[DONE]" else _value(data)
+    name, payload = _unwrap(type, value)
+    handler = HANDLERS.get(name)
+    if handler is None and isinstance(payload, dict):
+        handler = OBJECT_HANDLERS.get(payload.get("object", ""))  # an unknown event about a known object is its snapshot
+    if handler is None:
+        if data != "[DONE]" and value is None:
+            _part_of_connection(partial, position, offset_us).anomaly(
+                position, "unparsable", f"{name or 'message'}: {data[:200]}"
+            )
+        return
+    if name == "error":
+        _on_error(partial, position, offset_us, name, payload if isinstance(payload, dict) else {"message": data})
+    elif not isinstance(payload, dict) or not is_id(payload.get("id")):
+        kind = "unparsable" if value is None else "no_object"
+        _part_of_connection(partial, position, offset_us).anomaly(position, kind, f"{name}: {data[:200]}")
+    else:
+        handler(partial, position, offset_us, name, payload)
+
+
+def clear(object: dict[str, Any], said: dict[str, Any]) -> None:
+    """Drop from a run what its status no longer holds, unless the snapshot itself says it (6.4 rule 3)."""
+    for key, holds in _HOLDS_IN.items():
+        if object.get(key) is not None and key not in said and not holds(object.get("status")):
+            object[key] = None
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can serve as an id, which is a key in every database: text of a sane length, without NUL."""
+    return isinstance(value, str) and 0 < len(value) <= 512 and "\0" not in value and (value.isascii() or _encodable(value))
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
+    if partial.thread_id is None and is_id(payload.get("thread_id")):
+        partial.thread_id = payload["thread_id"]
+
+
+def _value(data: str) -> Any:
+    try:
+        return jsontext.loads(data)
+    except jsontext.JSONError:
+        return None
+
+
+def _unwrap(type: str, value: Any) -> tuple[str, Any]:
+    """(event name, payload), out of the envelope where a gateway put both into the data (section 1)."""
+    if not type and isinstance(value, dict) and isinstance(value.get("event"), str) and "data" in value:
+        return value["event"], value["data"]
+    return type, value
+
+
+def _part_of_connection(partial: Partial, position: int, offset_us: int) -> Part:
+    return partial.part(partial.run_key or STREAM, position, offset_us)
+
+
+def _owner(partial: Partial, payload: dict[str, Any]) -> str:
+    """The key of the run that a step or message belongs to: by its own word, by an earlier event, by its connection."""
+    run_id = payload.get("run_id")
+    if is_id(run_id):
+        return str(run_id)
+    owner = partial.owners.get(payload["id"])
+    if owner is not None:
+        return owner
+    if run_id is None and "run_id" in payload:
+        return str(payload["id"])  # a message of the user's: no run made it
+    return partial.run_key or str(payload["id"])
+
+
+def _status(name: str, payload: dict[str, Any]) -> str | None:
+    """The payload's status: it may differ from the event's name, and sparse servers leave it out."""
+    if "status" in payload:
+        status = payload["status"]
+        return status if isinstance(status, str) else None
+    last = name.rpartition(".")[2]
+    return {"created": "queued" if name == "thread.run.created" else "in_progress"}.get(last, last)
+
+
+def _on_thread(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    partial.thread_id = payload["id"]
+    partial.thread = payload
+
+
+def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    key = payload["id"]
+    part = partial.part(key, position, offset_us)
+    partial.run_key = key
+    _on_thread_id(partial, payload)
+    created = part.object.get("created_at")
+    if created is not None and payload.get("created_at") not in (None, created):
+        part = partial.parts[key] = Part(position, offset_us)
+        part.anomaly(position, "id_reused", f"created_at {created}, then {payload['created_at']}: taken for another run")
+    before, status = part.object.get("status"), _status(name, payload)
+    if isinstance(before, str) and status is not None and status not in RUN_TRANSITIONS.get(before, {status}):
+        kind = "resurrected" if part.terminal and status not in RUN_TERMINAL else "illegal_transition"
+        part.anomaly(position, kind, f"run from {before} to {status}")
+    part.object.update(payload)
+    part.object["status"] = status
+    part.terminal = status in RUN_TERMINAL
+    clear(part.object, payload)
+
+
+def _on_step(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    part, step, _ = partial.entity("steps", payload["id"], _owner(partial, payload), position, offset_us)
+    if partial.run_key is None and is_id(payload.get("run_id")):
+        partial.run_key = payload["run_id"]
+    _on_thread_id(partial, payload)
+    details = payload.get("step_details")
+    listed = next((key for key in _DETAIL_LISTS if isinstance(details, dict) and isinstance(details.get(key), list)), None)
+    _snapshot(part, step, position, name, payload, STEP_TERMINAL, "step_details", details[listed] if listed else details)
+
+
+def _on_message(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    part, message, _ = partial.entity("messages", payload["id"], _owner(partial, payload), position, offset_us)
+    _on_thread_id(partial, payload)
+    _snapshot(part, message, position, name, payload, MESSAGE_TERMINAL, "content", payload.get("content"))
+
+
+def _snapshot(
+    part: Part,
+    entity: Entity,
+    position: int,
+    name: str,
+    payload: dict[str, Any],
+    terminal: frozenset[str],
+    field: str,
+    content: Any,
+) -> None:
+    """Apply a step's or message's snapshot: present keys overwrite, but nothing empties what is there (6.4 rules 3 to 5)."""
+    status = _status(name, payload)
+    ends = status in terminal
+    if entity.terminal and not ends:
+        part.anomaly(position, "resurrected", f"{payload['id']} from {entity.object.get('status')} to {status}")
+    if ends:
+        for path in deltas.differences(deltas.plain(entity.delta.get(field)), payload.get(field), STREAMED, field):
+            part.anomaly(position, "delta_mismatch", f"{payload['id']}: deltas do not add up to the final {field} at {path}")
+    elif content:
+        entity.delta[field] = deepcopy(payload[field])  # later deltas extend it; the snapshot stays as it came
+    kept = entity.object.get(field)
+    entity.object.update(payload)
+    entity.object["status"] = status
+    if not content and kept and not ends:
+        entity.object[field] = kept
+    entity.terminal = ends
+
+
+def _on_step_delta(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    delta = payload.get("delta")
+    details = delta.get("step_details") if isinstance(delta, dict) else None
+    if isinstance(details, dict) and isinstance(details.get("tool_calls"), list) and details.get("type") != "tool_calls":
+        details["type"] = "tool_calls"  # Azure says mcp or openapi here
+    _merge(partial, position, offset_us, "steps", payload, delta)
+
+
+def _on_message_delta(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    _merge(partial, position, offset_us, "messages", payload, payload.get("delta"))
+
+
+def _merge(partial: Partial, position: int, offset_us: int, family: str, payload: dict[str, Any], delta: Any) -> None:
+    part, entity, new = partial.entity(family, payload["id"], _owner(partial, payload), position, offset_us)
+    if part.first_delta_us is None:
+        part.first_delta_us = offset_us
+    if new:
+        part.anomaly(position, "delta_without_object", f"{payload['id']}: a delta before its object was created")
+    elif entity.terminal:
+        part.anomaly(position, "delta_after_end", f"{payload['id']}: a delta after its final snapshot")
+    if isinstance(delta, dict):
+        deltas.merge(entity.delta, delta, STREAMED, partial.problem)
+        for kind, detail in partial.problems:
+            part.anomaly(position, kind, f"{payload['id']}: {detail}")
+        partial.problems.clear()
+    else:
+        part.anomaly(position, "no_object", f"{payload['id']}: a delta event without a delta")
+
+
+def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+    """Of an error event, in any of its shapes (section 7): nested, flat, or a text."""
+    nested = payload.get("error")
+    error = nested if isinstance(nested, dict) else payload
+    partial.error = {key: error.get(key) for key in ("code", "type", "message", "param")}
+    if isinstance(nested, str):
+        partial.error["message"] = nested
+    if partial.run_key is not None:
+        partial.part(partial.run_key, position, offset_us).error = {**partial.error, "position": position}
+
+
+Handler = Callable[[Partial, int, int, str, dict[str, Any]], None]
+
+HANDLERS: dict[str, Handler] = {
+    "thread.created": _on_thread,
+    "thread.run.created": _on_run,
+    "thread.run.queued": _on_run,
+    "thread.run.in_progress": _on_run,
+    "thread.run.requires_action": _on_run,
+    "thread.run.completed": _on_run,
+    "thread.run.incomplete": _on_run,
+    "thread.run.failed": _on_run,
+    "thread.run.cancelling": _on_run,
+    "thread.run.cancelled": _on_run,
+    "thread.run.expired": _on_run,
+    "thread.run.step.created": _on_step,
+    "thread.run.step.in_progress": _on_step,
+    "thread.run.step.delta": _on_step_delta,
+    "thread.run.step.completed": _on_step,
+    "thread.run.step.failed": _on_step,
+    "thread.run.step.cancelled": _on_step,
+    "thread.run.step.expired": _on_step,
+    "thread.message.created": _on_message,
+    "thread.message.in_progress": _on_message,
+    "thread.message.delta": _on_message_delta,
+    "thread.message.completed": _on_message,
+    "thread.message.incomplete": _on_message,
+    "error": _on_error,
+}
+
+OBJECT_HANDLERS: dict[str, Handler] = {
+    "thread": _on_thread,
+    "thread.run": _on_run,
+    "thread.run.step": _on_step,
+    "thread.run.step.delta": _on_step_delta,
+    "thread.message": _on_message,
+    "thread.message.delta": _on_message_delta,
+}

@@ -1,0 +1,403 @@
+"""The questions that people ask, from Python: what an ID names, one object whole, lists, usage and failures.
+
+Functions take a Connection first and return plain JSON values: dicts with the API's names, times as ISO 8601 UTC.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from recorder import jsontext, log
+from recorder.errors import AmbiguousID, UnknownID, UsageError
+from recorder.log import Stream, streams
+from recorder.projections.anomalies import anomalies
+from recorder.projections.folds import folds, request_of, source_of
+from recorder.projections.messages import messages
+from recorder.projections.run_steps import run_steps, tool_calls
+from recorder.projections.runs import runs
+from recorder.projections.sessions import FAILED, FAILED_OUTCOMES, session_streams, sessions
+from recorder.projections.usage import COUNTERS, usage_hourly
+from recorder.protocols import StreamFold
+from recorder.protocols.merge import Contribution, RunView, merge
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+USAGE_BY = ("model", "assistant", "day", "hour", "protocol", "session")
+FAILURES_BY = ("code", "tool", "model")
+
+
+class Named(NamedTuple):
+    """What an ID names. kind: stream, run, session or thread."""
+
+    kind: str
+    id: str
+
+
+def resolve(connection: sa.Connection, id: str) -> Named:
+    """What an ID names: a stream, run, session or thread id, an unambiguous prefix of one, or `last`.
+
+    Raises UnknownID or AmbiguousID.
+    """
+    if id == "last":
+        latest = connection.execute(
+            sa.select(streams.c.stream_id).order_by(streams.c.recorded_at.desc(), streams.c.stream_id.desc()).limit(1)
+        ).scalar()
+        if latest is None:
+            raise UnknownID("nothing has been recorded yet; record or import something first")
+        return Named("stream", latest)
+    columns = {
+        "stream": streams.c.stream_id,
+        "run": runs.c.run_id,
+        "session": sessions.c.session_id,
+        "thread": session_streams.c.thread_id,
+    }
+    for kind, column in columns.items():
+        if (kind != "stream" or _UUID.fullmatch(id)) and connection.execute(
+            sa.select(column).where(column == id).limit(1)
+        ).first():
+            return Named(kind, id)
+    for kind, column in columns.items():
+        text = sa.cast(column, sa.Text)
+        prefixed = sa.select(text).where(sa.func.substr(text, 1, len(id)) == id).distinct().order_by(text).limit(4)
+        found = list(connection.execute(prefixed).scalars()) if id else []
+        if len(found) > 1:
+            raise AmbiguousID(
+                f"{id!r} is the start of several {kind} ids ({', '.join(found[:3])}{' …' * (len(found) > 3)}); give more of it"
+            )
+        if found:
+            return Named(kind, found[0])
+    raise UnknownID(f"{id!r} is no stream, run, session or thread here; `recorder ls` lists what is")
+
+
+def streams_of(connection: sa.Connection, named: Named) -> list[str]:
+    """The streams of what an ID names, in the order in which they began."""
+    if named.kind == "stream":
+        return [named.id]
+    if named.kind == "run":
+        chosen = session_streams.c.stream_id.in_(sa.select(folds.c.stream_id).where(folds.c.run_key == named.id))
+    elif named.kind == "session":
+        chosen = session_streams.c.session_id == named.id
+    else:
+        chosen = session_streams.c.thread_id == named.id
+    ordered = (
+        sa.select(session_streams.c.stream_id).where(chosen).order_by(session_streams.c.started_at, session_streams.c.stream_id)
+    )
+    return list(connection.execute(ordered).scalars())
+
+
+def show_stream(connection: sa.Connection, stream_id: str, at: int | None = None) -> dict[str, Any]:
+    """A stream's row, its events (up to and with position `at`), and the ids of its runs."""
+    stream = log.get_streams(connection, [stream_id])[stream_id]
+    folded = connection.execute(sa.select(session_streams).where(session_streams.c.stream_id == stream_id)).mappings().first()
+    head = log.head(connection, stream_id)
+    shown = [
+        {"position": position, "offset_us": offset_us, "type": type, "data": data, "cuts": cuts}
+        for position, offset_us, type, data, _, cuts in log.read(connection, stream_id)
+        if at is None or position <= at
+    ]
+    ended = head is not None and (at is None or at >= head.position)
+    return {
+        **_stream_json(stream),
+        "outcome": head.outcome if head and ended else None,
+        "protocol": folded["protocol"] if folded else None,
+        "session_id": folded["session_id"] if folded else None,
+        "events": shown,
+        "runs": jsontext.loads(folded["runs"]) if folded else [],
+        "anomalies": _anomalies(connection, anomalies.c.stream_id == stream_id),
+    }
+
+
+def show_run(connection: sa.Connection, run_id: str) -> dict[str, Any]:
+    """The Run object of the API with its steps, messages, streams, protocol, state and anomalies."""
+    row = connection.execute(sa.select(runs).where(runs.c.run_key == run_id)).mappings().one()
+    steps = connection.execute(
+        sa.select(run_steps.c.object, run_steps.c.status, run_steps.c.status_derived)
+        .where(run_steps.c.run_key == run_id)
+        .order_by(run_steps.c.ordinal)
+    ).all()
+    said = connection.execute(
+        sa.select(messages.c.object).where(messages.c.run_key == run_id).order_by(messages.c.ordinal)
+    ).scalars()
+    return {
+        **jsontext.loads(row["object"]),
+        "id": run_id,
+        "state": row["state"],
+        "steps": [{**jsontext.loads(step), **({"derived_status": status} if derived else {})} for step, status, derived in steps],
+        "messages": [jsontext.loads(object) for object in said],
+        "streams": _streams_json(connection, streams_of(connection, Named("run", run_id))),
+        "protocol": row["protocol"],
+        "anomalies": _anomalies(connection, anomalies.c.run_key == run_id),
+    }
+
+
+def show_run_at(connection: sa.Connection, run_id: str, stream_prefix: str | None, at: int) -> dict[str, Any]:
+    """A run as it stood after the event at position `at` of its first stream, or of the one that the prefix names.
+
+    Streams that began before are taken whole, later ones not at all. Raises UnknownID, UsageError.
+    """
+    ids = streams_of(connection, Named("run", run_id))
+    chosen = [stream_id for stream_id in ids if stream_id.startswith(stream_prefix or "")]
+    if not chosen or (stream_prefix and len(chosen) > 1):
+        raise UnknownID(f"{stream_prefix!r} names {len(chosen)} of the streams of {run_id}: {', '.join(ids)}")
+    contributions = []
+    for stream in (log.get_streams(connection, ids)[stream_id] for stream_id in ids[: ids.index(chosen[0]) + 1]):
+        fold = StreamFold(request_of(stream))
+        for position, offset_us, type, data, _, _ in log.read(connection, stream.stream_id):
+            if stream.stream_id == chosen[0] and position > at:
+                break
+            fold.feed(position, offset_us, type, data)
+        part = fold.states().get(run_id)
+        if part is not None:
+            contributions.append(Contribution(source_of(stream, fold), part))
+    if not contributions:
+        raise UsageError(f"{run_id} did not exist yet at position {at} of {chosen[0]}")
+    return view_json(merge(run_id, contributions))
+
+
+def view_json(view: RunView) -> dict[str, Any]:
+    """A run's view in the shape of show_run."""
+    return {
+        **view.object,
+        "id": view.key,
+        "state": view.state,
+        "steps": [step.object for step in view.steps],
+        "messages": [message.object for message in view.messages],
+        "streams": [
+            {"stream_id": source.stream_id, "outcome": source.outcome, "events": source.events} for source in view.sources
+        ],
+        "protocol": view.sources[-1].protocol,
+        "anomalies": [
+            {"stream_id": stream_id, "position": position, "kind": kind, "detail": detail}
+            for stream_id, position, kind, detail in view.anomalies
+        ],
+    }
+
+
+def show_session(connection: sa.Connection, named: Named) -> dict[str, Any]:
+    """A session (or all that a thread has): its streams and runs, in order."""
+    ids = streams_of(connection, named)
+    column = runs.c.session_id if named.kind == "session" else runs.c.thread_id
+    found = connection.execute(
+        sa.select(runs.c.run_id).where(column == named.id).order_by(runs.c.created_at, runs.c.run_id)
+    ).scalars()
+    return {"session_id": named.id, "streams": _streams_json(connection, ids), "runs": list(found)}
+
+
+def list_sessions(
+    connection: sa.Connection,
+    *,
+    failed: bool = False,
+    since: datetime | None = None,
+    model: str | None = None,
+    status: str | None = None,
+    label: str | None = None,
+    limit: int = 50,
+) -> list[dict[str, Any]]:
+    """Sessions, the latest first. status: of one of their runs, or `unknown`; model likewise."""
+    chosen = sa.select(sessions).order_by(sessions.c.last_started_at.desc(), sessions.c.session_id).limit(limit)
+    if failed:
+        chosen = chosen.where(sessions.c.failed > 0)
+    if since is not None:
+        chosen = chosen.where(sessions.c.last_started_at >= since)
+    if label is not None:
+        chosen = chosen.where(sessions.c.label == label)
+    wanted = sa.select(runs.c.session_id)
+    if model is not None:
+        chosen = chosen.where(sessions.c.session_id.in_(wanted.where(runs.c.model == model)))
+    if status is not None:
+        is_status = sa.and_(runs.c.status == status, runs.c.state != "unknown")
+        chosen = chosen.where(
+            sessions.c.session_id.in_(wanted.where(runs.c.state == "unknown" if status == "unknown" else is_status))
+        )
+    found = [json_row(row) for row in connection.execute(chosen).mappings()]
+    ids = [row["session_id"] for row in found]
+    detail: dict[str, list[sa.RowMapping]] = {}
+    ordered = (
+        sa.select(runs.c.session_id, runs.c.model, runs.c.status, runs.c.state)
+        .where(runs.c.session_id.in_(ids))
+        .order_by(runs.c.created_at)
+    )
+    for run in connection.execute(ordered).mappings():
+        detail.setdefault(run["session_id"], []).append(run)
+    for row in found:
+        ran = detail.get(row["session_id"], [])
+        row["models"] = sorted({run["model"] for run in ran if run["model"]})
+        row["statuses"] = [run["status"] if run["state"] != "unknown" else "unknown" for run in ran]
+    return found
+
+
+def usage(
+    connection: sa.Connection, by: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Token sums, over all runs or by one of USAGE_BY. A sum of unknown values is null, and runs without usage are counted.
+
+    since and until are of the runs' creation. The rollup answers where it can; a session, or a time within an hour, is summed
+    from the runs themselves.
+    """
+    whole_hours = all(at is None or at == at.replace(minute=0, second=0, microsecond=0) for at in (since, until))
+    table = runs if by == "session" or not whole_hours else usage_hourly
+    from_runs = table is runs
+    hour = table.c.hour
+    key: dict[str | None, tuple[str, sa.ColumnElement[Any]]] = {
+        "model": ("model", table.c.model),
+        "assistant": ("assistant_id", table.c.assistant_id),
+        "protocol": ("protocol", table.c.protocol),
+        "hour": ("hour", hour),
+        "day": (
+            "day",
+            sa.func.substr(
+                sa.cast(hour if connection.dialect.name == "sqlite" else sa.func.timezone("UTC", hour), sa.Text), 1, 10
+            ),
+        ),
+        **({"session": ("session_id", runs.c.session_id)} if from_runs else {}),
+    }
+    counted: list[sa.ColumnElement[Any]] = [
+        sa.func.count() if from_runs else sa.func.coalesce(sa.func.sum(table.c.runs), 0),
+        sa.func.coalesce(
+            sa.func.sum(sa.case((runs.c.usage.is_(None), 1), else_=0) if from_runs else table.c.runs_without_usage), 0
+        ),
+        *(sa.func.sum(table.c[name]) for name in COUNTERS),
+    ]
+    began = sa.func.coalesce(runs.c.created_at, runs.c.hour) if from_runs else hour
+    chosen = sa.select(*([key[by][1]] if by else []), *counted)
+    if since is not None:
+        chosen = chosen.where(began >= since)
+    if until is not None:
+        chosen = chosen.where(began < until)
+    if by:
+        chosen = chosen.group_by(key[by][1]).order_by(key[by][1])
+    names = ([key[by][0]] if by else []) + ["runs", "runs_without_usage", *COUNTERS]
+    result = []
+    for values in connection.execute(chosen):
+        row = dict(zip(names, values, strict=True))
+        for name in names[1 if by else 0 :]:
+            row[name] = None if row[name] is None else int(row[name])
+        if by:
+            row[names[0]] = json_value(row[names[0]]) or None
+        result.append(row)
+    return result
+
+
+def failures(connection: sa.Connection, by: str | None = None) -> list[dict[str, Any]]:
+    """Runs that failed, expired or came out incomplete, and streams that ended in an error; or how many, by one of FAILURES_BY.
+
+    A run whose stream carried an error event counts, with status `unknown` where its end was not seen.
+    """
+    failed = sa.or_(
+        runs.c.status.in_(FAILED),
+        sa.and_(runs.c.error_message.is_not(None), runs.c.state != "ended"),
+        runs.c.last_error_code.is_not(None),
+    )
+    chosen = sa.select(runs).where(failed).order_by(runs.c.hour, runs.c.created_at, runs.c.run_id)
+    found: list[dict[str, Any]] = []
+    for run in connection.execute(chosen).mappings():
+        at = run["failed_at"] or run["completed_at"] or run["created_at"] or run["hour"]
+        found.append(
+            {
+                "run_id": run["run_id"],
+                "status": run["status"] if run["state"] == "ended" else "unknown" if run["state"] == "unknown" else run["status"],
+                "code": run["last_error_code"] or run["incomplete_reason"] or run["error_code"] or run["status"],
+                "message": run["last_error_message"] or run["error_message"],
+                "model": run["model"],
+                "stream_id": run["stream_id"],
+                "session_id": run["session_id"],
+                "at": json_value(at),
+            }
+        )
+    known = {row["stream_id"] for row in found}
+    alone = (
+        sa.select(session_streams).where(session_streams.c.outcome.in_(FAILED_OUTCOMES)).order_by(session_streams.c.started_at)
+    )
+    for stream in connection.execute(alone).mappings():
+        if stream["stream_id"] not in known:
+            code = stream["error_code"] or (str(stream["status"]) if stream["status"] else stream["outcome"])
+            found.append(
+                {
+                    "run_id": None,
+                    "status": stream["outcome"],
+                    "code": code,
+                    "message": stream["error_message"],
+                    "model": None,
+                    "stream_id": stream["stream_id"],
+                    "session_id": stream["session_id"],
+                    "at": json_value(stream["started_at"]),
+                }
+            )
+    if by is None:
+        return found
+    counts: dict[Any, int] = {}
+    tools = _failed_tools(connection, [row["run_id"] for row in found]) if by == "tool" else {}
+    for row in found:
+        for value in tools.get(row["run_id"], [None]) if by == "tool" else [row[by]]:
+            counts[value] = counts.get(value, 0) + 1
+    return [{by: value, "runs": count} for value, count in sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))]
+
+
+def recent_events(connection: sa.Connection, limit: int) -> list[tuple[str, log.Event]]:
+    """The last events of the stream that was recorded last, oldest first."""
+    latest = sa.select(streams.c.stream_id).order_by(streams.c.recorded_at.desc(), streams.c.stream_id.desc()).limit(1)
+    stream_id = connection.execute(latest).scalar()
+    head = log.head(connection, stream_id) if stream_id else None
+    if stream_id is None or head is None:
+        return []
+    return [(stream_id, event) for event in log.read(connection, stream_id, head.position - limit)]
+
+
+def json_row(row: sa.RowMapping) -> dict[str, Any]:
+    return {str(key): json_value(value) for key, value in row.items()}
+
+
+def json_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value
+
+
+def _failed_tools(connection: sa.Connection, run_ids: list[str | None]) -> dict[str | None, list[str]]:
+    """The types of the tools that each run used last, before it failed."""
+    last = sa.select(tool_calls.c.run_id, tool_calls.c.type, tool_calls.c.name).where(
+        tool_calls.c.run_id.in_([id for id in run_ids if id])
+    )
+    found: dict[str | None, list[str]] = {}
+    for run_id, type, name in connection.execute(last):
+        tool = name if type == "function" and name else type
+        if tool and tool not in found.setdefault(run_id, []):
+            found[run_id].append(tool)
+    return found
+
+
+def _stream_json(stream: Stream) -> dict[str, Any]:
+    body = stream.request_body
+    text = None if body is None else bytes(body).decode("utf-8", "replace")
+    return {
+        **stream._asdict(),
+        "request_headers": [list(pair) for pair in stream.request_headers],
+        "request_body": text,
+        "started_at": json_value(stream.started_at),
+        "recorded_at": json_value(stream.recorded_at),
+    }
+
+
+def _streams_json(connection: sa.Connection, ids: list[str]) -> list[dict[str, Any]]:
+    columns = session_streams.c
+    found = {
+        row.stream_id: {"stream_id": row.stream_id, "outcome": row.outcome, "events": row.events}
+        for row in connection.execute(
+            sa.select(columns.stream_id, columns.outcome, columns.events).where(columns.stream_id.in_(ids))
+        )
+    }
+    return [found[stream_id] for stream_id in ids if stream_id in found]
+
+
+def _anomalies(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[dict[str, Any]]:
+    columns = anomalies.c
+    chosen = (
+        sa.select(columns.stream_id, columns.position, columns.kind, columns.detail)
+        .where(where)
+        .order_by(columns.stream_id, columns.position, columns.ordinal)
+    )
+    return [json_row(row) for row in connection.execute(chosen).mappings()]
