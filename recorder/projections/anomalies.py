@@ -35,7 +35,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "ordinal": ordinal,
                 "position": position,
                 "kind": kind,
-                "run_id": view.key if view.key and view.is_run else None,
+                "run_id": view.key if view.is_run else None,
                 "detail": text(detail) or "",
             }
             for ordinal, (stream_id, position, kind, detail) in enumerate(view.anomalies)

@@ -56,7 +56,7 @@ TABLES = (runs,)
 
 
 def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
-    if not view.is_run or not view.key:
+    if not view.is_run:
         return {runs: []}
     run, last = view.object, view.sources[-1]
     error, details, action = (as_object(run.get(key)) for key in ("last_error", "incomplete_details", "required_action"))

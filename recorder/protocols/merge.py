@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from recorder.protocols import deltas
 from recorder.protocols.assistants import clear
+from recorder.protocols.partial import STREAM
 from recorder.steps import RUN_TERMINAL, STREAMED
 
 
@@ -73,8 +74,8 @@ class RunView:
 
     @property
     def is_run(self) -> bool:
-        """Whether this is a run, and not a step or message that belongs to none."""
-        return not (self.key in {entity.id for entity in (*self.steps, *self.messages)} and not self.object)
+        """Whether this is a run, and not the stream itself, or a step or message that belongs to no run."""
+        return self.key != STREAM and not (self.key in {entity.id for entity in (*self.steps, *self.messages)} and not self.object)
 
 
 def merge(key: str, contributions: Iterable[Contribution]) -> RunView:
