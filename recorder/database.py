@@ -227,6 +227,11 @@ def _on_connect(connection: sqlite3.Connection, record: object) -> None:
 
 def _on_connect_read_only(connection: sqlite3.Connection, record: object) -> None:
     connection.execute("PRAGMA query_only = ON")
+    connection.set_authorizer(_no_other_files)
+
+
+def _no_other_files(action: int, *names: object) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
 
 
 def _on_begin(connection: sa.Connection) -> None:

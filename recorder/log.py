@@ -198,9 +198,9 @@ def append(connection: sa.Connection, batch: dict[str, list[Row]]) -> int:
         rows += new
     if rows:
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(_INSERT["sqlite"], rows)  # type: ignore[arg-type]
+            connection.exec_driver_sql(_INSERT["sqlite"], rows)
         else:
-            with connection.connection.cursor().copy(_INSERT["postgresql"]) as copy:  # type: ignore[attr-defined]
+            with connection.connection.cursor().copy(_INSERT["postgresql"]) as copy:
                 for values in rows:
                     copy.write_row(values)
         _many(connection, _UPSERT_HEADS, updates)
@@ -347,7 +347,7 @@ def _execute(connection: sa.Connection, statement: str, parameters: tuple[Any, .
 
 def _many(connection: sa.Connection, statement: str, parameters: list[tuple[Any, ...]]) -> None:
     if parameters:
-        connection.exec_driver_sql(_placeholders(connection, statement), parameters)  # type: ignore[arg-type]
+        connection.exec_driver_sql(_placeholders(connection, statement), parameters)
 
 
 def _placeholders(connection: sa.Connection, statement: str) -> str:

@@ -78,7 +78,8 @@ def streams_of(connection: sa.Connection, named: Named) -> list[str]:
     if named.kind == "stream":
         return [named.id]
     if named.kind == "run":
-        chosen = session_streams.c.stream_id.in_(sa.select(folds.c.stream_id).where(folds.c.run_key == named.id))
+        speaking = sa.select(folds.c.stream_id).where(folds.c.run_key == named.id)
+        chosen: sa.ColumnElement[bool] = session_streams.c.stream_id.in_(speaking)
     elif named.kind == "session":
         chosen = session_streams.c.session_id == named.id
     else:

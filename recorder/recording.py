@@ -58,7 +58,7 @@ def read_recording(path: Path) -> list[tuple[Stream, list[Frame]]]:
             raise ImportFailed(f"{path}: recording version {version!r}; this recorder reads {VERSION}")
         streams = [_stream(entry) for entry in header["streams"]]
         frames: list[list[Frame]] = [[] for _ in streams]
-        for number, line in enumerate(lines[1:], 1):
+        for number, line in enumerate(lines[1:], 1):  # noqa: B007 - the error names it
             index, offset_us, type, data, *rest = jsontext.loads(line)
             extra = rest[0] if rest else {}
             raw = base64.b64decode(extra["raw"], validate=True) if "raw" in extra else None

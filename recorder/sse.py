@@ -244,10 +244,9 @@ class SSEDecoder:
 
     def _canonical(self, data: bytes, at: int, offset_us: int, frames: list[Frame]) -> int:
         """Take canonical events from `at` on, which nearly all are, at the speed of one regular expression."""
-        match = _CANONICAL.scanner(data, at).match
-        names, event_id = self._names, self.last_event_id
+        match, names, event_id = _CANONICAL.match, self._names, self.last_event_id
         limit = self._limit
-        while found := match():
+        while found := match(data, at):
             name, text = found.groups()
             end = found.end()
             if end - at > limit:

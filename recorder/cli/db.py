@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import sqlalchemy as sa
 
 from recorder import database
 from recorder.cli.output import emit, note
@@ -21,7 +22,7 @@ def upgrade(db: str) -> None:
     engine = database.engine(db, create=True)
     try:
         database.check(engine, upgrade=True)
-    except database.sa.exc.DBAPIError as error:
+    except sa.exc.DBAPIError as error:
         raise database.translated(error, database.shown(engine)) from None
     finally:
         engine.dispose()
@@ -36,7 +37,7 @@ def current(db: str, as_json: bool) -> int:
     engine = database.engine(db, create=False)
     try:
         version = database.current_version(engine)
-    except database.sa.exc.DBAPIError as error:
+    except sa.exc.DBAPIError as error:
         raise database.translated(error, database.shown(engine)) from None
     finally:
         engine.dispose()

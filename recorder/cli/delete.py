@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from recorder import database, queries
@@ -20,7 +22,7 @@ def command(db: str, id: str, yes: bool) -> None:
         with database.read(engine) as connection:
             named = queries.resolve(connection, id)
             ids = queries.streams_of(connection, named)
-        if not yes and click.get_text_stream("stdin").isatty():
+        if not yes and sys.stdin.isatty():
             click.confirm(f"Erase {named.kind} {named.id} ({len(ids)} streams)?", abort=True, err=True)
         runner.erase(engine, ids)
     note(f"erased {named.kind} {named.id}: {len(ids)} streams")

@@ -36,7 +36,10 @@ from recorder.sse import chunks
 @click.option("--to", "last", type=click.IntRange(min=0), metavar="P", help="End with the event at this position.")
 @click.pass_obj
 def command(db: str, id: str, speed: float, instant: bool, max_gap: float | None, first: int, last: int | None) -> None:
-    """Write a stream's bytes to stdout, in the chunks and at the pace in which they came. A session's streams come one after the other."""
+    """Write a stream's bytes to stdout, in the chunks and at the pace in which they came.
+
+    A session's streams come one after the other.
+    """
     with opened(db, fresh=id != "last") as engine:
         with database.read(engine) as connection:
             ids = queries.streams_of(connection, queries.resolve(connection, id))

@@ -63,6 +63,5 @@ def _print(stream_id: str, event: log.Event, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(
-            f"{stream_id[-12:]} {event.position:>5} {event.offset_us / 1e6:>10.3f}s  {printable(event.type):<28} {printable(event.data[:160])}"
-        )
+        at = f"{event.position:>5} {event.offset_us / 1e6:>10.3f}s"
+        click.echo(f"{stream_id[-12:]} {at}  {printable(event.type):<28} {printable(event.data[:160])}")

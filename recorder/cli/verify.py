@@ -33,8 +33,7 @@ def command(db: str, id: str | None, as_json: bool) -> int:
         for problem in report.problems:
             click.echo(problem)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.anomalies.items())) or "none"
-        click.echo(
-            f"{report.streams:,} streams, {report.events:,} events, {report.runs:,} runs: {'nothing amiss' if not report.problems else f'{len(report.problems)} problems'}"
-        )
+        verdict = f"{len(report.problems)} problems" if report.problems else "nothing amiss"
+        click.echo(f"{report.streams:,} streams, {report.events:,} events, {report.runs:,} runs: {verdict}")
         note(f"anomalies in what was recorded: {found}")
     return 1 if report.problems else 0

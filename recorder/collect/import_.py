@@ -108,8 +108,9 @@ def read_file(path: Path, pace: float | None = None) -> tuple[Stream, Iterator[F
     method, host, path_and_query = request.method or "", request.host or "", request.path or ""
     target, _, query = path_and_query.partition("?")
     head = f"{method} {host} {path_and_query}".encode()
+    frames_as = b"" if kind == ".sse" else kind.encode()  # the same bytes under another ending are other events
     stream = Stream(
-        stream_id=derived_stream_id(created_at, head, request_body, body),
+        stream_id=derived_stream_id(created_at, head, request_body, body, frames_as),
         method=method,
         host=host,
         path=target,

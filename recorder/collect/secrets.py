@@ -1,4 +1,4 @@
-"""What never reaches the queue: headers by allow-list, secret query parameters, secret fields of request bodies (design: Secrets)."""
+"""What never reaches the queue: headers that are not allowed, secret query parameters, secret fields of request bodies."""
 
 from __future__ import annotations
 

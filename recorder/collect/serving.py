@@ -57,16 +57,19 @@ async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not task.done():
-        await asyncio.sleep(0.005)
-    if ready and server.started:
-        ready()
-    await task
+    server.ready = ready
+    await server.serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """uvicorn, but a signal that asked it to stop is not raised again once it has: the process goes on and exits 0."""
+
+    ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.ready and self.started:
+            self.ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ class Recording:
         self._writer._put(_Entry(_GAP, self, self._now(), {"events": 0, "chunks": 0, "bytes": 0, "reason": reason}), 0)
 
     def end(self, closed: str, detail: str | None = None) -> None:
-        """The stream is over: eof, cut, client_closed or no_response, with what was said about it. Once; later calls do nothing."""
+        """The stream is over: eof, cut, client_closed or no_response, with what was said of it. Only the first call counts."""
         if self.closed:
             return
         self.closed = True
@@ -229,10 +229,6 @@ class Writer:
                     log.append(connection, batch)
                 self.commits += 1
                 self.slowest_commit_us = max(self.slowest_commit_us, (time.perf_counter_ns() - began) // 1000)
-                if self._failing:
-                    logger.warning("the database takes events again")
-                    self._failing = False
-                return
             except RecorderError as error:
                 self.errors += 1
                 logger.error("events of %d streams cannot be appended, they are lost: %s", len(batch), error)  # noqa: TRY400 - one line
@@ -243,6 +239,11 @@ class Writer:
                     self._failing = True
                     logger.error("the database fails, what is recorded waits in memory: %s", _one_line(error))  # noqa: TRY400
                 time.sleep(_RETRY_SECONDS)
+            else:
+                if self._failing:
+                    logger.warning("the database takes events again")
+                    self._failing = False
+                return
 
 
 def _size(entry: _Entry | None) -> int:

@@ -51,7 +51,7 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
 
 
 def to_rows(stream: Stream, fold: StreamFold, states: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of `folds` for a stream, from its fold's states. Each holds its source too, so that merging needs no other table."""
+    """The rows of `folds` for a stream, from its fold's states. Each holds its source: merging needs no other table."""
     source = source_of(stream, fold)
     return [
         {

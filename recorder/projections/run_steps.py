@@ -106,7 +106,8 @@ def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str
         if not isinstance(given, dict):
             continue
         call = ToolCall.of(given)
-        submitted = view.outputs.get(given.get("id") if isinstance(given.get("id"), str) else "")
+        id = given.get("id")
+        submitted = view.outputs.get(id) if isinstance(id, str) else None
         output = call.output if call.output is not None else submitted
         found.append(
             {

@@ -254,7 +254,8 @@ def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold]
     with database.write(engine) as connection:
         began = time.perf_counter()
         ids = [entry.stream.stream_id for entry in folded]
-        now = dict(connection.execute(sa.select(checkpoints).where(checkpoints.c.stream_id.in_(ids))).tuples().all())
+        standing = connection.execute(sa.select(checkpoints).where(checkpoints.c.stream_id.in_(ids)))
+        now: dict[str, int] = dict(standing.tuples().all())
         ours = [entry for entry in folded if now.get(entry.stream.stream_id) == entry.checkpoint]
         project_safely(connection, ours)
         for entry in ours:
@@ -280,7 +281,7 @@ def project_safely(connection: sa.Connection, batch: list[Folded]) -> None:
             project(connection, batch)
     except sa.exc.OperationalError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever one stream holds, the others are projected
         if len(batch) > 1:
             for entry in batch:
                 project_safely(connection, [entry])

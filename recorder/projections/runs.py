@@ -107,7 +107,7 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def text(value: Any) -> str | None:
-    """A string as every database can keep it in a typed column: NUL shows as U+FFFD, a lone surrogate too; `object` has it exact."""
+    """A string as every typed column can hold it: NUL and lone surrogates show as U+FFFD; `object` has them exact."""
     if not isinstance(value, str):
         return None
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")

@@ -71,7 +71,8 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
             elif "run_key" in table.c:
                 keys = list(target.execute(sa.select(folds.c.run_key).distinct()).scalars())
                 problems += _differences(connection, target, table, ("run_key", [key for key in keys if key]))
-        kinds = dict(target.execute(sa.select(anomalies.c.kind, sa.func.count()).group_by(anomalies.c.kind)).tuples().all())
+        counted = target.execute(sa.select(anomalies.c.kind, sa.func.count()).group_by(anomalies.c.kind))
+        kinds: dict[str, int] = dict(counted.tuples().all())
         ran = target.execute(sa.select(sa.func.count()).select_from(runs)).scalar_one()
     return Report(len(ids), count, ran, problems, kinds)
 

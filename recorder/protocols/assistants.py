@@ -23,7 +23,7 @@ FOLD_VERSION = 1
 
 # Section 4. A status that is not listed is one that we do not know, and anything may follow it.
 _ENDINGS = frozenset({"cancelling", "cancelled", "expired", "failed", "completed", "incomplete"})
-RUN_TRANSITIONS: dict[str | None, frozenset[str]] = {
+RUN_TRANSITIONS: dict[str, frozenset[str]] = {
     "queued": frozenset({"queued", "in_progress", "requires_action"}) | _ENDINGS,
     "in_progress": frozenset({"in_progress", "requires_action"}) | _ENDINGS,
     "requires_action": frozenset({"requires_action", "queued", "in_progress", "cancelling", "cancelled", "expired", "failed"}),
@@ -187,8 +187,10 @@ def _on_step(partial: Partial, position: int, offset_us: int, name: str, payload
         partial.run_key = payload["run_id"]
     _on_thread_id(partial, payload)
     details = payload.get("step_details")
-    listed = next((key for key in _DETAIL_LISTS if isinstance(details, dict) and isinstance(details.get(key), list)), None)
-    _snapshot(part, step, position, name, payload, STEP_TERMINAL, "step_details", details[listed] if listed else details)
+    content = details
+    if isinstance(details, dict):
+        content = next((details[key] for key in _DETAIL_LISTS if isinstance(details.get(key), list)), details)
+    _snapshot(part, step, position, name, payload, STEP_TERMINAL, "step_details", content)
 
 
 def _on_message(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:

@@ -75,7 +75,8 @@ class RunView:
     @property
     def is_run(self) -> bool:
         """Whether this is a run, and not the stream itself, or a step or message that belongs to no run."""
-        return self.key != STREAM and not (self.key in {entity.id for entity in (*self.steps, *self.messages)} and not self.object)
+        unowned = not self.object and self.key in {entity.id for entity in (*self.steps, *self.messages)}
+        return self.key != STREAM and not unowned
 
 
 def merge(key: str, contributions: Iterable[Contribution]) -> RunView:

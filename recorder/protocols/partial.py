@@ -132,7 +132,7 @@ class Partial:
         return part
 
     def entity(self, family: str, id: str, key: str, position: int, offset_us: int) -> tuple[Part, Entity, bool]:
-        """(its part, the step or message, whether it is new), under the run of this key; it moves there where it was elsewhere."""
+        """(its part, the step or message, whether it is new), under the run of this key; one that was elsewhere moves there."""
         part = self.part(key, position, offset_us)
         found: Entity | None = None
         owner = self.owners.get(id)
