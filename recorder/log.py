@@ -137,6 +137,11 @@ _READ = (
     "SELECT position, offset_us, type, data, raw, cuts FROM events WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
 )
 
+_READ_TEXTS = (
+    "SELECT position, offset_us, type, data, CASE WHEN data IS NULL THEN raw END FROM events"
+    " WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
+)
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -230,6 +235,17 @@ def read_rows(connection: sa.Connection, stream_id: str, after: int = -1, limit:
 def read(connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30) -> list[Event]:
     """Events after a position, in order."""
     return [event(values) for values in _execute(connection, _READ, (stream_id, after, limit))]
+
+
+def read_texts(
+    connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30
+) -> list[tuple[int, int, str, str]]:
+    """(position, offset_us, type, data) of the events after a position, in order: all that a fold needs."""
+    found = _execute(connection, _READ_TEXTS, (stream_id, after, limit)).all()
+    return [
+        (position, offset_us, type, data) if data is not None else event((position, offset_us, type, data, raw, None))[:4]
+        for position, offset_us, type, data, raw in found
+    ]
 
 
 def read_stream(engine: sa.Engine, stream_id: str, after: int = -1, batch: int = 5000) -> Iterator[Event]:

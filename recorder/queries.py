@@ -18,9 +18,9 @@ from recorder.projections.anomalies import anomalies
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
 from recorder.projections.run_steps import run_steps, tool_calls
-from recorder.projections.runs import runs
+from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import FAILED, FAILED_OUTCOMES, session_streams, sessions
-from recorder.projections.usage import COUNTERS, usage_hourly
+from recorder.projections.usage import usage_hourly, without_usage
 from recorder.protocols import StreamFold
 from recorder.protocols.merge import Contribution, RunView, merge
 
@@ -258,9 +258,7 @@ def usage(
     }
     counted: list[sa.ColumnElement[Any]] = [
         sa.func.count() if from_runs else sa.func.coalesce(sa.func.sum(table.c.runs), 0),
-        sa.func.coalesce(
-            sa.func.sum(sa.case((runs.c.usage.is_(None), 1), else_=0) if from_runs else table.c.runs_without_usage), 0
-        ),
+        sa.func.coalesce(sa.func.sum(without_usage() if from_runs else table.c.runs_without_usage), 0),
         *(sa.func.sum(table.c[name]) for name in COUNTERS),
     ]
     began = sa.func.coalesce(runs.c.created_at, runs.c.hour) if from_runs else hour

@@ -161,9 +161,24 @@ def upgrade() -> None:
         sa.Column("object", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("run_key"),
     )
-    op.create_index(op.f("ix_runs_session_id"), "runs", ["session_id"], unique=False)
-    op.create_index("runs_hour", "runs", ["hour"], unique=False)
     op.create_index("runs_run_id", "runs", ["run_id"], unique=False)
+    op.create_index("runs_session", "runs", ["session_id", "status", "state", "total_tokens"], unique=False)
+    op.create_index(
+        "runs_usage",
+        "runs",
+        [
+            "hour",
+            "protocol",
+            "model",
+            "assistant_id",
+            "prompt_tokens",
+            "cached_tokens",
+            "completion_tokens",
+            "reasoning_tokens",
+            "total_tokens",
+        ],
+        unique=False,
+    )
     op.create_table(
         "session_streams",
         sa.Column("stream_id", StreamID, nullable=False),
@@ -265,9 +280,9 @@ def downgrade() -> None:
     op.drop_table("sessions")
     op.drop_index(op.f("ix_session_streams_session_id"), table_name="session_streams")
     op.drop_table("session_streams")
+    op.drop_index("runs_usage", table_name="runs")
+    op.drop_index("runs_session", table_name="runs")
     op.drop_index("runs_run_id", table_name="runs")
-    op.drop_index("runs_hour", table_name="runs")
-    op.drop_index(op.f("ix_runs_session_id"), table_name="runs")
     op.drop_table("runs")
     op.drop_index("run_steps_step_id", table_name="run_steps")
     op.drop_table("run_steps")

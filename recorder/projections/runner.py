@@ -29,8 +29,13 @@ from recorder.protocols.partial import STREAM
 WRITE_SECONDS = 0.05
 """How long a step should hold the write lock."""
 
+READ_EVENTS = 5000
+"""Events that one transaction reads."""
+
 STEP_EVENTS = 20_000
 """Events folded before what they say is written."""
+
+_PROJECTED = pending.delete().where(pending.c.stream_id == sa.bindparam("id"), pending.c.position <= sa.bindparam("reached"))
 
 _LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
 
@@ -106,15 +111,15 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
         usage.apply(connection, touched_hours)
 
 
-def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold, until: int | None = None) -> int:
-    """Feed a fold what its stream has after its position, up to and with `until`; how many events that were."""
+def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
+    """Feed a fold what its stream has after its position; how many events that were."""
     before = fold.position
-    feed = fold.feed
-    for position, offset_us, type, data, _, _ in log.read_stream(engine, stream.stream_id, before):
-        if until is not None and position > until:
-            break
-        feed(position, offset_us, type, data)
-    return fold.position - before
+    while True:
+        with database.read(engine) as connection:
+            found = log.read_texts(connection, stream.stream_id, fold.position, READ_EVENTS)
+        fold.feed_all(found)
+        if len(found) < READ_EVENTS:
+            return fold.position - before
 
 
 def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
@@ -236,16 +241,24 @@ def _fold(
     engine: sa.Engine, waiting: list[tuple[Stream, dict[str, str], int | None]], cache: dict[str, StreamFold] | None
 ) -> tuple[list[Folded], int]:
     """Fold streams as far as they go, until STEP_EVENTS are done; (what is folded, how many events that were)."""
-    folded: list[Folded] = []
+    found: list[list[tuple[int, int, str, str]]] = []
     count = 0
-    for stream, kept, checkpoint in waiting:
+    with database.read(engine) as connection:
+        for stream, _, checkpoint in waiting:
+            after = -1 if checkpoint is None else checkpoint
+            found.append(log.read_texts(connection, stream.stream_id, after, READ_EVENTS))
+            count += len(found[-1])
+            if count >= STEP_EVENTS:
+                break
+    folded = []
+    for (stream, kept, checkpoint), texts in zip(waiting, found, strict=False):
         fold = cache.get(stream.stream_id) if cache is not None else None
         if fold is None or fold.position != checkpoint:
             fold = resume(stream, kept)
-        count += fold_stream(engine, stream, fold)
+        fold.feed_all(texts)
+        if len(texts) == READ_EVENTS:
+            count += fold_stream(engine, stream, fold)
         folded.append(Folded(stream, fold, checkpoint))
-        if count >= STEP_EVENTS:
-            break
     return folded, count
 
 
@@ -258,11 +271,11 @@ def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold]
         now: dict[str, int] = dict(standing.tuples().all())
         ours = [entry for entry in folded if now.get(entry.stream.stream_id) == entry.checkpoint]
         project_safely(connection, ours)
-        for entry in ours:
-            stream_id, position = entry.stream.stream_id, entry.fold.position
-            connection.execute(checkpoints.delete().where(checkpoints.c.stream_id == stream_id))
-            connection.execute(checkpoints.insert().values(stream_id=stream_id, position=position))
-            connection.execute(pending.delete().where(pending.c.stream_id == stream_id, pending.c.position <= position))
+        reached = [{"stream_id": entry.stream.stream_id, "position": entry.fold.position} for entry in ours]
+        connection.execute(checkpoints.delete().where(checkpoints.c.stream_id.in_([row["stream_id"] for row in reached])))
+        _insert(connection, checkpoints, reached)
+        if reached:
+            connection.execute(_PROJECTED, [{"id": row["stream_id"], "reached": row["position"]} for row in reached])
     if cache is not None:
         for entry in folded:
             if entry in ours and entry.fold.outcome is None:

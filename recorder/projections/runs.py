@@ -12,12 +12,14 @@ from recorder.database import StreamID, UTCTime, metadata
 from recorder.protocols.merge import RunView
 from recorder.steps import Usage
 
+COUNTERS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
+
 runs = sa.Table(
     "runs",
     metadata,
     sa.Column("run_key", sa.Text, primary_key=True),
     sa.Column("run_id", sa.Text, nullable=False),
-    sa.Column("session_id", sa.Text, nullable=False, index=True),
+    sa.Column("session_id", sa.Text, nullable=False),
     sa.Column("stream_id", StreamID, nullable=False),  # of the last stream that spoke of it
     sa.Column("protocol", sa.Text),
     sa.Column("thread_id", sa.Text),
@@ -49,7 +51,9 @@ runs = sa.Table(
     sa.Column("hour", UTCTime, nullable=False),  # in which it was created: the bucket of usage_hourly
     sa.Column("object", sa.Text, nullable=False),  # JSON: the Run object, {} where none was seen
     sa.Index("runs_run_id", "run_id"),
-    sa.Index("runs_hour", "hour"),
+    # These two hold all that usage_hourly and sessions are computed from: the rows themselves, with their objects, stay unread.
+    sa.Index("runs_usage", "hour", "protocol", "model", "assistant_id", *COUNTERS),
+    sa.Index("runs_session", "session_id", "status", "state", "total_tokens"),
 )
 
 TABLES = (runs,)
@@ -97,8 +101,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
 def usage_columns(usage: Any) -> dict[str, Any]:
     """Counters of a usage object, null where it does not say them, and the object verbatim."""
     counted = Usage.of(as_object(usage))
-    names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
-    found = {name: integer(getattr(counted, name)) for name in names}
+    found = {name: integer(getattr(counted, name)) for name in COUNTERS}
     return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
 
 

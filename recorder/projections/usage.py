@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import runs
+from recorder.projections.runs import COUNTERS, runs
 
 usage_hourly = sa.Table(
     "usage_hourly",
@@ -29,14 +29,19 @@ usage_hourly = sa.Table(
 TABLES = (usage_hourly,)
 
 KEYS = ("hour", "protocol", "model", "assistant_id")
-COUNTERS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
+
+
+def without_usage() -> sa.ColumnElement[int]:
+    """1 for a run that did not say its usage, else 0."""
+    unknown = sa.and_(*(runs.c[name].is_(None) for name in ("prompt_tokens", "completion_tokens", "total_tokens")))
+    return sa.case((unknown, 1), else_=0)
 
 
 def sums() -> list[sa.ColumnElement[Any]]:
     """The counters over runs: a sum of no known value is null, not 0."""
     return [
         sa.func.count().label("runs"),
-        sa.func.sum(sa.case((runs.c.usage.is_(None), 1), else_=0)).label("runs_without_usage"),
+        sa.func.sum(without_usage()).label("runs_without_usage"),
         *(sa.cast(sa.func.sum(runs.c[name]), sa.BigInteger).label(name) for name in COUNTERS),
     ]
 

@@ -6,6 +6,7 @@ evolve(partial, position, offset_us, type, data). To add one: its file, and its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from recorder import jsontext
@@ -92,6 +93,12 @@ class StreamFold:
             self._protocol = next((protocol for protocol in PROTOCOLS if protocol.matches_event(type, data)), None)
         if self._protocol is not None:
             self._evolve(position, offset_us, type, data)
+
+    def feed_all(self, events: Iterable[tuple[int, int, str, str]]) -> None:
+        """Fold events given as (position, offset_us, type, data)."""
+        feed = self.feed
+        for position, offset_us, type, data in events:
+            feed(position, offset_us, type, data)
 
     def states(self) -> dict[str, Any]:
         """{key: JSON state}: one for each run or unowned object that the stream names, and STREAM for the rest."""

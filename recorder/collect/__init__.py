@@ -1,0 +1,1 @@
+"""Capture: what comes in, by the proxy, the hook or from files, and the one thread that appends it."""
