@@ -10,7 +10,12 @@ from recorder import database, jsontext, queries
 from recorder.cli.opening import json_option, opened
 from recorder.cli.output import emit, note, printable, table
 from recorder.errors import UsageError
-from recorder.steps import Message, RunStep
+from recorder.steps import Message, Run, RunStep
+
+_RUN_FACTS = (
+    *("model", "assistant_id", "thread_id", "protocol"),
+    *("last_error", "incomplete_details", "required_action", "usage"),
+)
 
 
 @click.command("show")
@@ -67,45 +72,29 @@ def _stream(shown: dict[str, Any]) -> None:
 
 
 def _run(shown: dict[str, Any]) -> None:
-    usage = shown.get("usage")
-    _facts(
-        [
-            ("run", shown["id"]),
-            ("status", f"{shown.get('status')} ({shown['state']})"),
-            *(
-                (name, shown.get(name))
-                for name in (
-                    "model",
-                    "assistant_id",
-                    "thread_id",
-                    "protocol",
-                    "last_error",
-                    "incomplete_details",
-                    "required_action",
-                )
-            ),
-            ("usage", usage),
-            (
-                "streams",
-                ", ".join(
-                    f"{entry['stream_id']} ({entry['outcome'] or 'open'}, {entry['events']} events)" for entry in shown["streams"]
-                ),
-            ),
-        ]
-    )
+    run = Run.of(shown)
+    streams = [f"{entry['stream_id']} ({entry['outcome'] or 'open'}, {entry['events']} events)" for entry in shown["streams"]]
+    facts = [("run", run.id), ("status", f"{run.status} ({run.state})")]
+    _facts([*facts, *((name, shown.get(name)) for name in _RUN_FACTS), ("streams", ", ".join(streams))])
     for object in shown["steps"]:
         step = RunStep.of(object)
         derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
         click.echo(f"\nstep {printable(step.id)}  {step.type}  {step.status}{derived}")
         for call in step.tool_calls:
-            click.echo(f"  {printable(str(call.type))} {printable(call.name or '')}({printable(call.arguments or '')})")
-            if call.output is not None:
-                click.echo(f"    → {printable(call.output)}")
+            click.echo(f"  {printable(str(call.type))} {printable(call.name or '')}".rstrip())
+            _block("    ", call.arguments)
+            _block("    → ", call.output)
     for object in shown["messages"]:
         message = Message.of(object)
         click.echo(f"\nmessage {printable(message.id)}  {message.role}  {message.status}")
-        click.echo("  " + "\n  ".join(printable(line) for line in message.text.splitlines()))
+        _block("  ", message.text)
     _anomalies(shown["anomalies"])
+
+
+def _block(lead: str, text: str | None) -> None:
+    """Text of several lines, indented."""
+    for number, line in enumerate((text or "").splitlines()):
+        click.echo((lead if number == 0 else " " * len(lead)) + printable(line))
 
 
 def _session(shown: dict[str, Any]) -> None:

@@ -178,8 +178,9 @@ class Proxy:
                     await self._committed(recording, chunk)
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 else:
+                    arrived_us = recording.now()
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    recording.chunk(chunk)
+                    recording.chunk(chunk, arrived_us)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             closed, detail = "cut", _said(error)
         recording.end(closed, detail)

@@ -22,6 +22,7 @@ from recorder.bodies import Decoder, decoder_for
 from recorder.collect.outcome import Ending
 from recorder.errors import RecorderError
 from recorder.log import Row, Stream
+from recorder.sse import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ BATCH_BYTES = 1024 * 1024
 
 _RETRY_SECONDS = 0.2
 _CHUNK_COST = 200  # bytes of memory of a queue entry beside its chunk
+
+_NOTHING = {"chunks": 0, "bytes": 0}  # lost, of a `$gap` that only says something
 
 _OPEN, _RESPONSE, _CHUNK, _GAP, _END, _SYNC = range(6)
 
@@ -77,11 +80,11 @@ class Recording:
         self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, encoded: bool = False
     ) -> None:
         """The response began: its status, the headers that may be stored, and what its body is."""
-        self._writer._put(_Entry(_RESPONSE, self, self._now(), (status, headers, content_type, encoded)), 0)
+        self._writer._put(_Entry(_RESPONSE, self, self.now(), (status, headers, content_type, encoded)), 0)
 
-    def chunk(self, body: bytes) -> None:
-        """A chunk of the body arrived."""
-        now = self._now()
+    def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
+        """A chunk of the body arrived: now, or when now() said so."""
+        now = self.now() if arrived_us is None else arrived_us
         if self._dropped[0]:
             if self._writer.full(len(body)):
                 self._drop(body)
@@ -91,7 +94,7 @@ class Recording:
                     _GAP,
                     self,
                     now,
-                    {"events": None, "chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
+                    {"chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
                 ),
                 0,
             )
@@ -103,27 +106,27 @@ class Recording:
 
     def gap(self, reason: str) -> None:
         """Something to be said about this place in the stream though no byte is missing."""
-        self._writer._put(_Entry(_GAP, self, self._now(), {"events": 0, "chunks": 0, "bytes": 0, "reason": reason}), 0)
+        self._writer._put(_Entry(_GAP, self, self.now(), {**_NOTHING, "reason": reason}), 0)
 
     def end(self, closed: str, detail: str | None = None) -> None:
         """The stream is over: eof, cut, client_closed or no_response, with what was said of it. Only the first call counts."""
         if self.closed:
             return
         self.closed = True
-        now = self._now()
+        now = self.now()
         if self._dropped[0]:
             self._writer._put(
                 _Entry(
                     _GAP,
                     self,
                     now,
-                    {"events": None, "chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
+                    {"chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
                 ),
                 0,
             )
         self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
 
-    def _now(self) -> int:
+    def now(self) -> int:
         """µs since the stream began, later than any before: two chunks need two offsets to stay two."""
         now = max(self._last_us + 1, (time.perf_counter_ns() - self._began) // 1000)
         self._last_us = now
@@ -261,30 +264,15 @@ def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
     for kind, recording, offset_us, value in entries:
         if recording is None:
             continue
-        if kind == _CHUNK and recording.decoder is not None:
-            frames = recording.decoder.feed(value, offset_us)
-        elif kind == _OPEN:
+        if kind == _OPEN:
             streams.append(recording.stream)
             continue
-        elif kind == _RESPONSE:
-            recording.status, headers, content_type, encoded = value
-            recording.decoder = decoder_for(content_type, recording.status, encoded)
-            frames = [log.system_frame("$response", {"status": recording.status, "headers": headers}, offset_us)]
-        elif kind == _GAP:
-            frames = []
-            if (
-                value["bytes"] and recording.decoder is not None
-            ):  # what comes after lost bytes does not go on with what was before
-                frames = recording.decoder.finish()
-            frames.append(log.system_frame("$gap", value, offset_us))
-        elif kind == _END:
-            frames = recording.decoder.finish() if recording.decoder is not None else []
-            recording.ending.see(frames)
-            outcome = recording.ending.of_connection(value[0], recording.status)
-            said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
-            frames.append(log.system_frame("$end", said, offset_us))
-        else:
-            continue
+        try:
+            frames = _frames(kind, recording, offset_us, value)
+        except Exception as error:
+            logger.exception("stream %s cannot be decoded any further", recording.stream.stream_id)
+            recording.decoder = None
+            frames = [log.system_frame("$gap", {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)]
         if frames:
             recording.ending.see(frames)
             rows = batch.setdefault(recording.stream.stream_id, [])
@@ -294,6 +282,26 @@ def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
                 position += 1
             recording.position = position
     return streams, batch
+
+
+def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list[Frame]:
+    """The frames that an entry completes."""
+    decoder = recording.decoder
+    if kind == _CHUNK:
+        return decoder.feed(value, offset_us) if decoder is not None else []
+    if kind == _RESPONSE:
+        recording.status, headers, content_type, encoded = value
+        recording.decoder = decoder_for(content_type, recording.status, encoded)
+        return [log.system_frame("$response", {"status": recording.status, "headers": headers}, offset_us)]
+    if kind == _GAP:
+        # What comes after lost bytes does not go on with what was before.
+        before = decoder.finish() if value["bytes"] and decoder is not None else []
+        return [*before, log.system_frame("$gap", value, offset_us)]
+    left = decoder.finish() if decoder is not None else []
+    recording.ending.see(left)
+    outcome = recording.ending.of_connection(value[0], recording.status)
+    said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
+    return [*left, log.system_frame("$end", said, offset_us)]
 
 
 def _one_line(error: Exception) -> str:
