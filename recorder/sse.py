@@ -228,8 +228,8 @@ class SSEDecoder:
 
     def finish(self) -> list[Frame]:
         """The end of the stream: what is left, as a `$tail` (or `$block`, where it is the LF of a last CRLF)."""
-        left = bytes(self._buffer[self._sent :])
-        self._buffer = bytearray()
+        left, sent = bytes(self._buffer[self._sent :]), self._sent
+        self._buffer, self._sent, self._scan, self._oversized = bytearray(), 0, 0, False
         if not left:
             return []
         if self._after_cr and left == b"\n":
@@ -239,7 +239,7 @@ class SSEDecoder:
             if line[-1] in (_LF, _CR):
                 retry = _Block(line).retry
                 self.reconnection_time = self.reconnection_time if retry is None else retry
-        cuts = [(byte - self._sent, offset) for byte, offset in self._take_cuts() or () if byte > self._sent]
+        cuts = [(byte - sent, offset) for byte, offset in self._take_cuts() or () if byte > sent]
         return [text_frame("$tail", left, self._offset_us, cuts or None)]
 
     def _canonical(self, data: bytes, at: int, offset_us: int, frames: list[Frame]) -> int:

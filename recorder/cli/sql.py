@@ -10,7 +10,7 @@ import click
 import sqlalchemy as sa
 
 from recorder import database
-from recorder.cli.opening import freshen, opened
+from recorder.cli.opening import opened
 from recorder.cli.output import emit, table
 from recorder.errors import RecorderError
 from recorder.queries import json_value
@@ -24,16 +24,14 @@ from recorder.queries import json_value
 def command(db: str, query: str, form: str, as_json: bool) -> None:
     """Run one SQL query, read-only by the database's own means. Tables: runs, run_steps, tool_calls, messages, sessions,
     usage_hourly, anomalies, streams, events."""
-    with opened(db, fresh=True) as engine:
-        freshen(engine)
+    with opened(db, fresh=True):
+        pass
     engine = database.connect(db, create=False, read_only=True)
     try:
         with engine.connect() as connection:
             columns, rows = _run(connection, query)
-    except sa.exc.DBAPIError as error:
-        raise RecorderError(
-            " ".join(str(error.orig).split()) + "; the query was not run" * ("readonly" in str(error.orig))
-        ) from None
+    except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
+        raise RecorderError(" ".join(str(getattr(error, "orig", error)).split())) from None
     finally:
         engine.dispose()
     if as_json or form == "json":

@@ -1,6 +1,6 @@
 """What the upstream says: the runs of four assistants, each a generator of events with the pause before it.
 
-A run is a generator of Beat. It may stop at requires_action and go on in another stream: then it yields AWAIT_OUTPUTS and is
+A run is a generator of Beats, whose data must be used before the next is asked for. It may stop at requires_action and go on in another stream: then it yields AWAIT_OUTPUTS and is
 sent the outputs, {tool_call_id: output}. CUT is where the connection breaks, in the middle of the event after it.
 """
 
@@ -38,9 +38,10 @@ Script = Generator[Beat | Mark, Outputs, None]
 
 
 class Assistant(NamedTuple):
-    """script(thread_id, pace): pace is what its jitter is drawn from."""
+    """script(run, pace): the run as it is created, and what the jitter is drawn from."""
 
     id: str
+    about: str
     question: str
     instructions: str
     tools: list[Object]
@@ -214,13 +215,15 @@ _INTERRUPTED = "The night train leaves Wien at 19:42 and reaches Roma in the mor
 ASSISTANTS = {
     "chart": Assistant(
         "asst_CompareFaresWithPython01",
+        "runs code, then answers",
         "Which of these cities is the cheapest to fly to?",
         "You compute with Python before you answer.",
         [{"type": "code_interpreter"}],
         _chart,
     ),
     "order": Assistant(
-        "asst_AnswerShopCustomers0001",
+        "asst_AnswerShopCustomers00001",
+        "calls two functions at once; the program answers them in a second request",
         "Do you have the brass lamp, and when could it be in Bergen?",
         "You answer a lamp shop's customers.",
         [
@@ -230,15 +233,23 @@ ASSISTANTS = {
         _order,
     ),
     "limited": Assistant(
-        "asst_SummariseContracts00001",
+        "asst_SummariseContracts000001",
+        "meets a rate limit and fails",
         "What do these contracts have in common?",
         "You summarise contracts.",
         [{"type": "file_search"}],
         _limited,
     ),
-    "dropped": Assistant("asst_PlanJourneysByTrain0001", "How do I get to Rome by train?", "You plan journeys.", [], _dropped),
+    "dropped": Assistant(
+        "asst_PlanJourneysByTrain00001",
+        "loses its connection in the middle of an event",
+        "How do I get to Rome by train?",
+        "You plan journeys.",
+        [],
+        _dropped,
+    ),
 }
-"""By name: chart runs code, order calls functions, limited fails, dropped loses its connection."""
+"""By name."""
 
 
 def request(name: str) -> dict[str, Any]:

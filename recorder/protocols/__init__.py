@@ -167,6 +167,7 @@ class StreamFold:
         self._anomaly(position, offset_us, "unfinished_tail", f"{len(data.encode())} bytes after the last complete event")
 
     def _on_gap(self, position: int, offset_us: int, data: str) -> None:
+        self._tail = None  # what broke off there is no end of the stream
         self._anomaly(position, offset_us, "gap", data)
 
     def _on_end(self, position: int, offset_us: int, data: str) -> None:

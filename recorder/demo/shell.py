@@ -1,0 +1,140 @@
+"""The recorder as its users run it: a command line, and a proxy in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+from recorder.errors import RecorderError
+
+_START_SECONDS = 20
+_STOP_SECONDS = 20
+
+
+class Shell:
+    """Runs `recorder --db URL …`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def line(self, *args: str) -> str:
+        """The command as one types it."""
+        return " ".join(("recorder", "--db", self.url, *(f'"{arg}"' if re.search(r"\s", arg) else arg for arg in args)))
+
+    def run(self, *args: str, fails: bool = False) -> bytes:
+        """What a command prints. Raises RecorderError where it fails, unless `fails`: then exit status 1 is an answer too."""
+        done = subprocess.run(self.argv(*args), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode not in ((0, 1) if fails else (0,)):
+            raise RecorderError(f"{self.line(*args)}: {_last_line(done.stderr)}")
+        return done.stdout
+
+    def ask(self, *args: str, fails: bool = False) -> Any:
+        """The JSON that a command prints."""
+        return json.loads(self.run(*args, "--json", fails=fails))
+
+    def show(self, out: IO[str], *args: str) -> None:
+        """Have a command print to `out`: by itself where that is a terminal, which it then fits."""
+        if out.isatty():
+            out.flush()
+            status = subprocess.run(self.argv(*args), stdin=subprocess.DEVNULL, stdout=out, check=False).returncode
+            if status:
+                raise RecorderError(f"{self.line(*args)}: exit status {status}")
+        else:
+            out.write(self.run(*args).decode())
+            out.flush()
+
+    def timed(self, *args: str, each: Callable[[bytes], None] | None = None) -> list[tuple[float, bytes]]:
+        """What a command prints, as it comes: (seconds by time.perf_counter, bytes). each: is called with every piece."""
+        chunks: list[tuple[float, bytes]] = []
+        with subprocess.Popen(self.argv(*args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None
+                while chunk := os.read(process.stdout.fileno(), 1 << 16):
+                    chunks.append((time.perf_counter(), chunk))
+                    if each:
+                        each(chunk)
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise RecorderError(f"{self.line(*args)}: exit status {process.returncode}")
+        return chunks
+
+    def argv(self, *args: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "recorder", "--db", self.url, *args]
+
+
+class ProxyProcess:
+    """`recorder proxy` on a free port, from __enter__ until close(), which waits until all is committed.
+
+    origin: where it listens. Raises RecorderError where it does not start.
+    """
+
+    def __init__(self, shell: Shell, upstream: str) -> None:
+        self.origin = ""
+        self.args = ("proxy", "--upstream", upstream, "--port", "0")
+        self._shell = shell
+        self._process: subprocess.Popen[str] | None = None
+        self._said: list[str] = []
+        self._ready = threading.Event()
+        self._listening: threading.Thread | None = None
+
+    def __enter__(self) -> ProxyProcess:
+        self._process = subprocess.Popen(
+            self._shell.argv(*self.args),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._listening = threading.Thread(target=self._listen, name="demo-proxy-stderr", daemon=True)
+        self._listening.start()
+        try:
+            self._ready.wait(_START_SECONDS)
+            if not self.origin:
+                raise RecorderError("the recording proxy did not start: " + (self._said[-1] if self._said else "it said nothing"))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it as SIGTERM does; kill it if that takes too long."""
+        if self._process is None or self._listening is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._listening.join()
+            assert self._process.stderr is not None
+            self._process.stderr.close()
+            self._process = None
+
+    def _listen(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._said.append(line.strip())
+            if found := re.match(r"recording (http://\S+)", line):
+                self.origin = found[1]
+                self._ready.set()
+        self._ready.set()
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "failed without a word"
