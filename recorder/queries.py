@@ -19,7 +19,7 @@ from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
 from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
-from recorder.projections.sessions import FAILED, FAILED_OUTCOMES, session_streams, sessions
+from recorder.projections.sessions import FAILED_OUTCOMES, failed_streams, session_streams, sessions
 from recorder.projections.usage import usage_hourly, without_usage
 from recorder.protocols import StreamFold
 from recorder.protocols.merge import Contribution, RunView, merge
@@ -286,12 +286,7 @@ def failures(connection: sa.Connection, by: str | None = None) -> list[dict[str,
 
     A run whose stream carried an error event counts, with status `unknown` where its end was not seen.
     """
-    failed = sa.or_(
-        runs.c.status.in_(FAILED),
-        sa.and_(runs.c.error_message.is_not(None), runs.c.state != "ended"),
-        runs.c.last_error_code.is_not(None),
-    )
-    chosen = sa.select(runs).where(failed).order_by(runs.c.hour, runs.c.created_at, runs.c.run_id)
+    chosen = sa.select(runs).where(runs.c.failed).order_by(runs.c.hour, runs.c.created_at, runs.c.run_id)
     found: list[dict[str, Any]] = []
     for run in connection.execute(chosen).mappings():
         at = run["failed_at"] or run["completed_at"] or run["created_at"] or run["hour"]
@@ -307,25 +302,26 @@ def failures(connection: sa.Connection, by: str | None = None) -> list[dict[str,
                 "at": json_value(at),
             }
         )
-    known = {row["stream_id"] for row in found}
-    alone = (
+    alone = failed_streams(connection, sa.true())
+    ended = (
         sa.select(session_streams).where(session_streams.c.outcome.in_(FAILED_OUTCOMES)).order_by(session_streams.c.started_at)
     )
-    for stream in connection.execute(alone).mappings():
-        if stream["stream_id"] not in known:
-            code = stream["error_code"] or (str(stream["status"]) if stream["status"] else stream["outcome"])
-            found.append(
-                {
-                    "run_id": None,
-                    "status": stream["outcome"],
-                    "code": code,
-                    "message": stream["error_message"],
-                    "model": None,
-                    "stream_id": stream["stream_id"],
-                    "session_id": stream["session_id"],
-                    "at": json_value(stream["started_at"]),
-                }
-            )
+    for stream in connection.execute(ended).mappings():
+        if stream["stream_id"] not in alone:
+            continue
+        code = stream["error_code"] or (str(stream["status"]) if stream["status"] else stream["outcome"])
+        found.append(
+            {
+                "run_id": None,
+                "status": stream["outcome"],
+                "code": code,
+                "message": stream["error_message"],
+                "model": None,
+                "stream_id": stream["stream_id"],
+                "session_id": stream["session_id"],
+                "at": json_value(stream["started_at"]),
+            }
+        )
     if by is None:
         return found
     counts: dict[Any, int] = {}

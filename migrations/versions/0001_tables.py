@@ -136,6 +136,7 @@ def upgrade() -> None:
         sa.Column("model", sa.Text(), nullable=True),
         sa.Column("status", sa.Text(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("failed", sa.Boolean(), nullable=False),
         sa.Column("created_at", UTCTime(), nullable=True),
         sa.Column("started_at", UTCTime(), nullable=True),
         sa.Column("expires_at", UTCTime(), nullable=True),
@@ -162,7 +163,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_key"),
     )
     op.create_index("runs_run_id", "runs", ["run_id"], unique=False)
-    op.create_index("runs_session", "runs", ["session_id", "status", "state", "total_tokens"], unique=False)
+    op.create_index("runs_session", "runs", ["session_id", "failed", "state", "total_tokens"], unique=False)
     op.create_index(
         "runs_usage",
         "runs",

@@ -59,6 +59,6 @@ def command(db: str, upstream: str, host: str, port: int, durability: str, sessi
         serve(
             app,
             listener,
-            lambda: note(f"recording {address} → {app.origin} into {database.shown(engine)}; Ctrl-C ends"),
+            lambda: note(f"recording {address} → {app.host} into {database.shown(engine)}; Ctrl-C ends"),
         )
     note(f"{writer.commits:,} commits" + (f", {writer.dropped_bytes:,} bytes lost" if writer.dropped_bytes else ""))

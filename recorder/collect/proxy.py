@@ -69,6 +69,7 @@ class Proxy:
         self, upstream: str, writer: Writer, *, strict: bool = False, session_header: str = "X-Recorder-Session"
     ) -> None:
         self.origin = _origin(upstream)
+        self.host = urlsplit(self.origin).netloc.rpartition("@")[2]
         self.active = 0
         self._writer = writer
         self._strict = strict
@@ -155,7 +156,7 @@ class Proxy:
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             recording.end("no_response", _said(error))
-            await _bad_gateway(send, f"recorder could not reach {self.origin}: {_said(error)}")
+            await _bad_gateway(send, f"recorder could not reach {self.host}: {_said(error)}")
             return
         try:
             await self._respond(response, recording, send, scope["method"])
@@ -209,7 +210,7 @@ class Proxy:
         return Stream(
             stream_id=new_stream_id(),
             method=scope["method"],
-            host=urlsplit(self.origin).netloc,
+            host=self.host,
             path=scope["raw_path"].decode("latin-1"),
             query=secrets.query(scope["query_string"].decode("latin-1")),
             request_headers=secrets.headers(headers, secrets.REQUEST_HEADERS),

@@ -43,13 +43,15 @@ class Exchange:
 
 @dataclass
 class Conversation:
-    """What became of a question. error: how its connection broke, where it did."""
+    """What became of a question. outputs: of the functions, by call id. error: how its connection broke, where it did."""
 
     exchanges: list[Exchange] = field(default_factory=list)
     run_id: str = ""
     thread_id: str = ""
     answer: str = ""
     status: str = ""
+    usage: dict[str, int] | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -58,16 +60,14 @@ def converse(origin: str, name: str, speed: float = 1.0) -> Conversation:
     conversation = Conversation()
     headers = {"Authorization": f"Bearer {KEY}", "OpenAI-Beta": "assistants=v2", "X-Recorder-Session": name}
     transport = _Listening(conversation.exchanges)
-    with httpx.Client(
-        base_url=origin, headers=headers, transport=transport, timeout=_TIMEOUT_SECONDS, trust_env=False
-    ) as client:
+    with httpx.Client(base_url=origin, headers=headers, transport=transport, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
         path = "/v1/threads/runs"
         body: dict[str, Any] | None = request(name)
         try:
             while body is not None:
                 calls = _read(client, path, body, conversation)
                 path = f"/v1/threads/{conversation.thread_id}/runs/{conversation.run_id}/submit_tool_outputs"
-                body = {"tool_outputs": _outputs(calls, speed), "stream": True} if calls else None
+                body = _submission(calls, conversation, speed) if calls else None
         except httpx.HTTPError as error:
             conversation.error = str(error) or type(error).__name__
     return conversation
@@ -87,7 +87,8 @@ def _read(client: httpx.Client, path: str, body: dict[str, Any], conversation: C
 def _hear(event: ServerSentEvent, conversation: Conversation) -> list[dict[str, Any]]:
     data = json.loads(event.data)
     if data["object"] == "thread.run":
-        conversation.run_id, conversation.thread_id, conversation.status = data["id"], data["thread_id"], data["status"]
+        conversation.run_id, conversation.thread_id = data["id"], data["thread_id"]
+        conversation.status, conversation.usage = data["status"], data["usage"]
         if data["required_action"]:
             return list(data["required_action"]["submit_tool_outputs"]["tool_calls"])
     elif data["object"] == "thread.message.delta":
@@ -95,14 +96,14 @@ def _hear(event: ServerSentEvent, conversation: Conversation) -> list[dict[str, 
     return []
 
 
-def _outputs(calls: list[dict[str, Any]], speed: float) -> list[dict[str, str]]:
+def _submission(calls: list[dict[str, Any]], conversation: Conversation, speed: float) -> dict[str, Any]:
+    """Run the functions; the body that submits what they return."""
     time.sleep(_WORK_SECONDS / speed)
-    outputs = []
     for call in calls:
         function = call["function"]
-        output = FUNCTIONS[function["name"]](json.loads(function["arguments"]))
-        outputs.append({"tool_call_id": call["id"], "output": json.dumps(output)})
-    return outputs
+        conversation.outputs[call["id"]] = json.dumps(FUNCTIONS[function["name"]](json.loads(function["arguments"])))
+    outputs = [{"tool_call_id": call["id"], "output": conversation.outputs[call["id"]]} for call in calls]
+    return {"tool_outputs": outputs, "stream": True}
 
 
 class _Listening(httpx.HTTPTransport):

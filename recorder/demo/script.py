@@ -1,7 +1,8 @@
 """What the upstream says: the runs of four assistants, each a generator of events with the pause before it.
 
-A run is a generator of Beats, whose data must be used before the next is asked for. It may stop at requires_action and go on in another stream: then it yields AWAIT_OUTPUTS and is
-sent the outputs, {tool_call_id: output}. CUT is where the connection breaks, in the middle of the event after it.
+A run is a generator of Beats, whose data must be used before the next is asked for. It may stop at requires_action and go on
+in another stream: then it yields AWAIT_OUTPUTS and is sent the outputs, {tool_call_id: output}. CUT is where the connection
+breaks, in the middle of the event after it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _order(run: Object, pace: random.Random) -> Script:
     yield from _begin_step(step)
     calls = []
     for index, (name, arguments) in enumerate(_CALLS):
-        call = {"id": objects.new_id("call"), "type": "function", "function": {"name": name, "arguments": arguments}}
+        call: Object = {"id": objects.new_id("call"), "type": "function", "function": {"name": name, "arguments": arguments}}
         calls.append(call)
         first = {"index": index, **call, "function": {"name": name, "arguments": "", "output": None}}
         yield Beat(0.05, "thread.run.step.delta", objects.step_delta(step, first))

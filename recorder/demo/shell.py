@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
+
+import click
 
 from recorder.errors import RecorderError
 
@@ -19,36 +23,31 @@ _STOP_SECONDS = 20
 
 
 class Shell:
-    """Runs `recorder --db URL …`."""
+    """Runs `recorder --db URL …` as main, click's own, does; what must run beside the demo gets a process of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, main: click.Command) -> None:
         self.url = url
+        self._main = main
 
     def line(self, *args: str) -> str:
         """The command as one types it."""
-        return " ".join(("recorder", "--db", self.url, *(f'"{arg}"' if re.search(r"\s", arg) else arg for arg in args)))
+        words = ("recorder", "--db", self.url, *args)
+        return " ".join(f'"{word}"' if re.search(r"\s", word) else word for word in words)
 
-    def run(self, *args: str, fails: bool = False) -> bytes:
-        """What a command prints. Raises RecorderError where it fails, unless `fails`: then exit status 1 is an answer too."""
-        done = subprocess.run(self.argv(*args), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if done.returncode not in ((0, 1) if fails else (0,)):
-            raise RecorderError(f"{self.line(*args)}: {_last_line(done.stderr)}")
-        return done.stdout
+    def show(self, *args: str) -> None:
+        """Have a command print its answer."""
+        self._main.main(["--db", self.url, *args], prog_name="recorder", standalone_mode=False)
 
-    def ask(self, *args: str, fails: bool = False) -> Any:
+    def output(self, *args: str) -> bytes:
+        """The bytes that a command prints."""
+        with io.BytesIO() as held, io.TextIOWrapper(held, "utf-8", write_through=True) as stdout:
+            with contextlib.redirect_stdout(stdout):
+                self.show(*args)
+            return held.getvalue()
+
+    def ask(self, *args: str) -> Any:
         """The JSON that a command prints."""
-        return json.loads(self.run(*args, "--json", fails=fails))
-
-    def show(self, out: IO[str], *args: str) -> None:
-        """Have a command print to `out`: by itself where that is a terminal, which it then fits."""
-        if out.isatty():
-            out.flush()
-            status = subprocess.run(self.argv(*args), stdin=subprocess.DEVNULL, stdout=out, check=False).returncode
-            if status:
-                raise RecorderError(f"{self.line(*args)}: exit status {status}")
-        else:
-            out.write(self.run(*args).decode())
-            out.flush()
+        return json.loads(self.output(*args, "--json"))
 
     def timed(self, *args: str, each: Callable[[bytes], None] | None = None) -> list[tuple[float, bytes]]:
         """What a command prints, as it comes: (seconds by time.perf_counter, bytes). each: is called with every piece."""
@@ -99,11 +98,11 @@ class ProxyProcess:
         self._listening.start()
         try:
             self._ready.wait(_START_SECONDS)
+        finally:
             if not self.origin:
-                raise RecorderError("the recording proxy did not start: " + (self._said[-1] if self._said else "it said nothing"))
-        except BaseException:
-            self.close()
-            raise
+                self.close()
+        if not self.origin:
+            raise RecorderError("the recording proxy did not start: " + (self._said[-1] if self._said else "it said nothing"))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -133,8 +132,3 @@ class ProxyProcess:
                 self.origin = found[1]
                 self._ready.set()
         self._ready.set()
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "failed without a word"

@@ -102,9 +102,9 @@ class Upstream:
         if assistant is None:
             await _refuse(send, 404, f"No assistant found with id '{body.get('assistant_id')}'.")
             return
-        thread = objects.thread() if thread_id is None else None
+        thread = objects.thread() if thread_id is None else {"id": thread_id}
         run = objects.run(
-            thread["id"] if thread else thread_id,
+            thread["id"],
             assistant.id,
             body.get("model") or MODEL,
             body.get("instructions") or assistant.instructions,
@@ -112,8 +112,8 @@ class Upstream:
         )
         stream = _Stream(send, self._speed, self._pace)
         await stream.begin()
-        if thread:
-            await stream.event(0.1, "thread.created", thread)
+        if thread_id is None:
+            await stream.event(0.1, _encode("thread.created", thread))
         await self._play(stream, assistant.script(run, self._pace), run["id"], None)
 
     async def _go_on(self, send: Send, body: Object, run_id: str) -> None:
@@ -136,13 +136,14 @@ class Upstream:
         try:
             beat = self._next(script, outputs)
             while isinstance(beat, Beat):
-                await stream.event(*beat)
-                if beat.event == "thread.run.requires_action":
-                    calls = beat.data["required_action"]["submit_tool_outputs"]["tool_calls"]
-                    self._waiting[run_id] = _Waiting(script, [call["id"] for call in calls])
+                pause, encoded, action = beat.pause, _encode(beat.event, beat.data), beat.data.get("required_action")
                 beat = self._next(script, None)
+                if beat is AWAIT_OUTPUTS and action:  # before it is sent: who gets it may answer at once
+                    calls = action["submit_tool_outputs"]["tool_calls"]
+                    self._waiting[run_id] = _Waiting(script, [call["id"] for call in calls])
+                await stream.event(pause, encoded)
             if beat is CUT and isinstance(last := self._next(script, None), Beat):
-                await stream.half(*last)
+                await stream.half(last.pause, _encode(last.event, last.data))
                 await asyncio.sleep(_CUT_SECONDS)
             else:
                 await stream.done()
@@ -177,8 +178,8 @@ class _Stream:
         }
         await self._send({"type": "http.response.start", "status": 200, "headers": _raw(headers)})
 
-    async def event(self, pause: float, name: str, data: Object) -> None:
-        encoded = _encode(name, json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    async def event(self, pause: float, encoded: bytes) -> None:
+        """Send an event when it is due, now and then in two chunks."""
         await self._wait(pause)
         if self._pace.random() < _SPLIT_SHARE:
             at = self._pace.randrange(1, len(encoded))
@@ -187,14 +188,12 @@ class _Stream:
             encoded = encoded[at:]
         await self._put(encoded)
 
-    async def half(self, pause: float, name: str, data: Object) -> None:
-        """The first half of an event."""
-        encoded = _encode(name, json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    async def half(self, pause: float, encoded: bytes) -> None:
         await self._wait(pause)
         await self._put(encoded[: len(encoded) // 2])
 
     async def done(self) -> None:
-        await self._put(_encode("done", "[DONE]"))
+        await self._put(b"event: done\ndata: [DONE]\n\n")
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _put(self, chunk: bytes) -> None:
@@ -208,8 +207,8 @@ class _Stream:
             await asyncio.sleep(left)
 
 
-def _encode(name: str, data: str) -> bytes:
-    return f"event: {name}\ndata: {data}\n\n".encode()
+def _encode(name: str, data: Object) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
 
 
 async def _json_body(receive: Receive) -> Any:

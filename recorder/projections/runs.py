@@ -12,6 +12,9 @@ from recorder.database import StreamID, UTCTime, metadata
 from recorder.protocols.merge import RunView
 from recorder.steps import Usage
 
+FAILED = ("failed", "expired", "incomplete")
+"""Statuses of runs that did not do what they were asked to. (A cancelled one did.)"""
+
 COUNTERS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
 
 runs = sa.Table(
@@ -27,6 +30,7 @@ runs = sa.Table(
     sa.Column("model", sa.Text),
     sa.Column("status", sa.Text),  # the API's, as last seen
     sa.Column("state", sa.Text, nullable=False),  # ended, waiting, active, unknown
+    sa.Column("failed", sa.Boolean, nullable=False),  # it failed, expired, came out incomplete, or broke off with an error
     sa.Column("created_at", UTCTime),
     sa.Column("started_at", UTCTime),
     sa.Column("expires_at", UTCTime),
@@ -53,7 +57,7 @@ runs = sa.Table(
     sa.Index("runs_run_id", "run_id"),
     # These two hold all that usage_hourly and sessions are computed from: the rows themselves, with their objects, stay unread.
     sa.Index("runs_usage", "hour", "protocol", "model", "assistant_id", *COUNTERS),
-    sa.Index("runs_session", "session_id", "status", "state", "total_tokens"),
+    sa.Index("runs_session", "session_id", "failed", "state", "total_tokens"),
 )
 
 TABLES = (runs,)
@@ -79,6 +83,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "model": text(run.get("model")),
                 "status": text(run.get("status")),
                 "state": view.state,
+                "failed": run.get("status") in FAILED or bool(error) or (view.error is not None and view.state != "ended"),
                 "created_at": created_at,
                 **{key: utc(run.get(key)) for key in ("started_at", "expires_at", "completed_at", "failed_at", "cancelled_at")},
                 "last_error_code": text(error.get("code")),

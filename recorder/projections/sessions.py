@@ -48,9 +48,7 @@ sessions = sa.Table(
     sa.Column("open_streams", sa.Integer, nullable=False),
     sa.Column("events", sa.BigInteger, nullable=False),
     sa.Column("runs", sa.Integer, nullable=False),
-    sa.Column(
-        "failed", sa.Integer, nullable=False
-    ),  # runs that failed, expired or came out incomplete, streams that ended in an error
+    sa.Column("failed", sa.Integer, nullable=False),  # failed runs, and streams that ended in an error without one
     sa.Column("unknown", sa.Integer, nullable=False),  # runs whose end nobody saw
     sa.Column("anomalies", sa.Integer, nullable=False),
     sa.Column("total_tokens", sa.BigInteger),
@@ -60,9 +58,6 @@ sessions = sa.Table(
 )
 
 TABLES = (session_streams, sessions)
-
-FAILED = ("failed", "expired", "incomplete")
-"""Statuses of runs that did not do what they were asked to."""
 
 FAILED_OUTCOMES = ("error", "http_error", "no_response")
 """Outcomes of streams in which the other side said or showed that it failed."""
@@ -104,7 +99,6 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
             sa.func.max(streams.thread_id).label("thread_id"),
             sa.func.count().label("streams"),
             sa.func.sum(sa.case((streams.outcome.is_(None), 1), else_=0)).label("open_streams"),
-            sa.func.sum(sa.case((streams.outcome.in_(FAILED_OUTCOMES), 1), else_=0)).label("failed"),
             sa.func.sum(streams.events).label("events"),
             sa.func.min(streams.started_at).label("started_at"),
             sa.func.max(streams.started_at).label("last_started_at"),
@@ -112,26 +106,23 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
         .where(streams.session_id.in_(ids))
         .group_by(streams.session_id)
     ).mappings()
-    rows = {found["session_id"]: {**found, "runs": 0, "unknown": 0, "total_tokens": None, "anomalies": 0} for found in by_session}
+    counts: dict[str, Any] = {"runs": 0, "failed": 0, "unknown": 0, "total_tokens": None, "anomalies": 0}
+    rows = {found["session_id"]: {**found, **counts} for found in by_session}
     for found in connection.execute(
         sa.select(
             runs.c.session_id,
             sa.func.count().label("runs"),
-            sa.func.sum(sa.case((runs.c.status.in_(FAILED), 1), else_=0)).label("failed"),
+            sa.func.sum(sa.case((runs.c.failed, 1), else_=0)).label("failed"),
             sa.func.sum(sa.case((runs.c.state == "unknown", 1), else_=0)).label("unknown"),
             sa.func.sum(runs.c.total_tokens).label("total_tokens"),
         )
         .where(runs.c.session_id.in_(ids))
         .group_by(runs.c.session_id)
     ).mappings():
-        row = rows.get(found["session_id"])
-        if row is not None:
-            row.update(
-                runs=found["runs"],
-                unknown=found["unknown"],
-                failed=row["failed"] + found["failed"],
-                total_tokens=found["total_tokens"],
-            )
+        if found["session_id"] in rows:
+            rows[found["session_id"]].update(found)
+    for session_id in failed_streams(connection, streams.session_id.in_(ids)).values():
+        rows[session_id]["failed"] += 1
     for session_id, count in connection.execute(
         sa.select(streams.session_id, sa.func.count())
         .join_from(session_streams, anomalies, anomalies.c.stream_id == streams.stream_id)
@@ -144,6 +135,19 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
             sessions.insert(),
             [{**row, "total_tokens": _int(row["total_tokens"]), "events": int(row["events"])} for row in rows.values()],
         )
+
+
+def failed_streams(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[str, str]:
+    """{stream_id: session_id} of streams that ended in an error while no run of theirs counts as failed."""
+    columns = session_streams.c
+    ended = sa.select(columns.stream_id, columns.session_id, columns.runs).where(where, columns.outcome.in_(FAILED_OUTCOMES))
+    found = connection.execute(ended.order_by(columns.started_at, columns.stream_id)).all()
+    keys = sorted({key for _, _, speaks_of in found for key in jsontext.loads(speaks_of)})
+    failed: set[str] = set()
+    for at in range(0, len(keys), 5000):
+        some = runs.c.run_key.in_(keys[at : at + 5000])
+        failed.update(connection.execute(sa.select(runs.c.run_key).where(some, runs.c.failed)).scalars())
+    return {stream_id: session_id for stream_id, session_id, of in found if not failed.intersection(jsontext.loads(of))}
 
 
 def _int(value: Any) -> int | None:
