@@ -8,7 +8,7 @@ from recorder import jsontext
 from recorder.sse import Cuts, Frame, SSEDecoder, decode_text, text_frame
 
 PIECE = 1024 * 1024
-"""Bytes of one `$body` at the most."""
+"""Bytes from which on a body that is joined is handed on."""
 
 
 class Decoder(Protocol):
@@ -84,6 +84,8 @@ class LinesDecoder:
         self._offset_us = 0
 
     def feed(self, chunk: bytes, offset_us: int = 0) -> list[Frame]:
+        if not chunk:
+            return []
         if self._held and offset_us != self._offset_us:
             self._cuts.append((len(self._held), self._offset_us))
         self._held += chunk

@@ -70,7 +70,11 @@ def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = Fa
     try:
         check(opened, upgrade=create and not read_only and opened.dialect.name == "sqlite")
     except sa.exc.DBAPIError as error:
+        opened.dispose()
         raise translated(error, shown(opened)) from None
+    except BaseException:
+        opened.dispose()
+        raise
     return opened
 
 
@@ -114,9 +118,22 @@ def migrate(engine: sa.Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(migrations()))
+    if engine.dialect.name == "sqlite":
+        _make_wal(engine)
     with write(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _make_wal(engine: sa.Engine) -> None:
+    """Set what a SQLite file keeps for good: the size of its pages, while it is empty, and its journal."""
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
 
 
 def migrations() -> Path:
@@ -139,7 +156,7 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that sees one state of the database throughout."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             yield connection
 
@@ -172,8 +189,9 @@ def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
     """An engine, whatever the schema is. Raises DatabaseError."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise DatabaseError(f"{url!r} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
+    except (sa.exc.ArgumentError, ValueError):
+        shown_url = url if "@" not in url else "what was given"  # it may hold a password
+        raise DatabaseError(f"{shown_url} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
     if parsed.drivername == "sqlite":
         return _sqlite(parsed, create=create, read_only=read_only)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
@@ -216,12 +234,6 @@ def _sqlite(url: sa.URL, *, create: bool, read_only: bool) -> sa.Engine:
 
 
 def _on_connect(connection: sqlite3.Connection, record: object) -> None:
-    connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        if "readonly" not in str(error):
-            raise
     connection.execute("PRAGMA synchronous = FULL")
 
 

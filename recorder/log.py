@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -142,6 +143,8 @@ _READ_TEXTS = (
     " WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
 )
 
+_position = itemgetter(1)
+
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -182,24 +185,33 @@ def append(connection: sa.Connection, batch: dict[str, list[Row]]) -> int:
     Idempotent: a position that is there with the same content is passed over. Raises AppendConflict where it has other
     content, or where positions would be missing before it.
     """
-    known = _heads(connection, batch)
+    batch = {stream_id: new for stream_id, new in batch.items() if new}
+    known = _heads(connection, batch, claim=True)
+    try:
+        return _append(connection, batch, known)
+    except AppendConflict:
+        connection.execute(heads.delete().where(heads.c.stream_id.in_(list(batch)), heads.c.position == -1))  # claimed in vain
+        raise
+
+
+def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[str, Head]) -> int:
     rows: list[Row] = []
     updates: list[tuple[Any, ...]] = []
     for stream_id, new in batch.items():
-        position, outcome, ended_at, crc = known.get(stream_id) or (-1, None, None, 0)
+        position, outcome, ended_at, crc = known.get(stream_id) or Head(-1, None, None, 0)
         if new and new[0][1] <= position:
             new = _unseen(connection, stream_id, new, position)
         if not new:
             continue
-        if new[0][1] != position + 1 or new[-1][1] != position + len(new):
+        if list(map(_position, new)) != list(range(position + 1, position + 1 + len(new))):
             raise AppendConflict(
                 f"stream {stream_id} is at position {position}: cannot go on with {new[0][1]} to {new[-1][1]} ({len(new)} events)"
             )
-        last = new[-1]
-        if last[3] == "$end":
-            outcome = jsontext.loads(last[4] or "{}").get("outcome")
+        end = next((values for values in reversed(new) if values[3] == "$end"), None)
+        if end is not None:
+            outcome = jsontext.loads(end[4] or "{}").get("outcome")
             ended_at = database.timestamp(connection, datetime.now(UTC))
-        updates.append((stream_id, last[1], outcome, ended_at, checksum(new, crc)))
+        updates.append((stream_id, new[-1][1], outcome, ended_at, checksum(new, crc)))
         rows += new
     if rows:
         if connection.dialect.name == "sqlite":
@@ -209,7 +221,7 @@ def append(connection: sa.Connection, batch: dict[str, list[Row]]) -> int:
                 for values in rows:
                     copy.write_row(values)
         _many(connection, _UPSERT_HEADS, updates)
-        _many(connection, _UPSERT_PENDING, [update[:2] for update in updates])
+        _many(connection, _UPSERT_PENDING, sorted(update[:2] for update in updates))  # in the order in which projectors delete
     return len(rows)
 
 
@@ -223,7 +235,10 @@ def checksum(rows: Sequence[Row], crc: int = 0) -> int:
 
 
 def head(connection: sa.Connection, stream_id: str) -> Head | None:
-    return _heads(connection, (stream_id,), lock=False).get(stream_id)
+    found = _heads(connection, (stream_id,)).get(stream_id)
+    if found is None or not isinstance(found.ended_at, str):
+        return found
+    return found._replace(ended_at=datetime.fromisoformat(found.ended_at).replace(tzinfo=UTC))
 
 
 def read_rows(connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30) -> list[Row]:
@@ -264,10 +279,7 @@ def event(values: Sequence[Any]) -> Event:
     position, offset_us, type, data, raw, cuts = values
     if data is None:
         raw = bytes(raw)
-        if sse.is_system(type):
-            data = raw.decode("utf-8", "replace")
-        else:
-            type, data = sse.parse(raw) if _has_data(raw) else (type, raw.decode("utf-8", "replace").rstrip("\r\n"))
+        type, data = sse.decode_raw(type, raw)
     return Event(position, offset_us, type, data, raw, [(byte, at) for byte, at in jsontext.loads(cuts)] if cuts else None)
 
 
@@ -313,7 +325,8 @@ def tail(connection: sa.Connection, seen: dict[str, int], since: datetime, limit
 def open_heads(connection: sa.Connection, since: datetime) -> list[tuple[str, int]]:
     """(stream_id, position) of the streams that are open or ended after `since`."""
     recent = sa.or_(heads.c.ended_at.is_(None), heads.c.ended_at >= since)
-    return list(connection.execute(sa.select(heads.c.stream_id, heads.c.position).where(recent)).tuples())
+    found = connection.execute(sa.select(heads.c.stream_id, heads.c.position).where(recent))
+    return [(stream_id, position) for stream_id, position in found]
 
 
 def count(engine: sa.Engine) -> int:
@@ -327,19 +340,15 @@ def _stream(values: Any) -> Stream:
     return Stream(**{**values._mapping, "request_headers": headers})
 
 
-def _has_data(raw: bytes) -> bool:
-    return any(line == b"data" or line.startswith(b"data:") for line in raw.splitlines())
-
-
-def _heads(connection: sa.Connection, stream_ids: Iterable[str], lock: bool = True) -> dict[str, Any]:
-    """The heads of streams; on PostgreSQL locked (and made where they are missing), so that appends to one stream queue up."""
+def _heads(connection: sa.Connection, stream_ids: Iterable[str], claim: bool = False) -> dict[str, Head]:
+    """The heads of streams. claim: on PostgreSQL lock them (and make those that are missing), so that appends to one queue up."""
     statement = _HEAD
     ids = list(stream_ids)
-    if lock and connection.dialect.name == "postgresql":
+    if claim and connection.dialect.name == "postgresql":
         ids.sort()
         _many(connection, _CLAIM_HEADS, [(stream_id,) for stream_id in ids])
         statement += " FOR UPDATE"
-    found = {}
+    found: dict[str, Head] = {}
     for stream_id in ids:
         values = _execute(connection, statement, (stream_id,)).first()
         if values is not None and values[0] >= 0:

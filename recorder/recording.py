@@ -64,7 +64,7 @@ def read_recording(path: Path) -> list[tuple[Stream, list[Frame]]]:
             raw = base64.b64decode(extra["raw"], validate=True) if "raw" in extra else None
             cuts = [(int(byte), int(at)) for byte, at in extra.get("cuts", ())] or None
             text = jsontext.dumps(data) if type in _JSON_TYPES else data
-            frames[index].append(Frame(str(type), str(text), raw, int(offset_us), cuts))
+            frames[index if index >= 0 else len(frames)].append(Frame(str(type), str(text), raw, int(offset_us), cuts))
     except (jsontext.JSONError, binascii.Error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ImportFailed(f"{path}: line {number + 1} is not of a recording ({error})") from None
     return list(zip(streams, frames, strict=True))

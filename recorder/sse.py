@@ -21,6 +21,7 @@ chunk before says that it is the same chunk.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ LIMIT = 64 * 1024 * 1024
 PIECE = 1024 * 1024
 """Bytes of one `$piece`."""
 
-_CUT_COST = 100  # bytes of memory that one chunk end inside a block costs: a million tiny chunks count against the limit
+_CUT_COST = 16  # bytes of memory that one chunk end inside a block costs: a million tiny chunks count against the limit
 
 _CANONICAL = re.compile(rb"(?:event: ([^\r\n\0]+)\n)?data: ([^\r\n\0]*)\n\n")
 _BLOCK_END = re.compile(rb"\r\n[\r\n]|\n[\r\n]|\r\r")
@@ -118,6 +119,17 @@ def parse(raw: bytes) -> tuple[str, str]:
     return _escaped(block.type), b"\n".join(block.data).decode("utf-8", "replace")
 
 
+def decode_raw(type: str, raw: bytes) -> tuple[str, str]:
+    """(type, data) of any frame that is kept in its bytes alone, from those and the type that was stored."""
+    if type == "$comment":
+        return type, b"\n".join(_Block(raw).comments).decode("utf-8", "replace")
+    if is_system(type):
+        return type, raw.decode("utf-8", "replace")
+    if raw[-2:] in (b"\n\n", b"\r\r", b"\n\r"):  # a block ends with its blank line; a line of JSON has but one line end
+        return parse(raw)
+    return type, raw.decode("utf-8", "replace").rstrip("\r\n")
+
+
 def decode_text(body: bytes) -> tuple[str, bool]:
     """Text of bytes, and whether every database can hold it (PostgreSQL's text refuses NUL)."""
     try:
@@ -159,7 +171,7 @@ class _Block:
                     self.type = value
                 elif name == b"id" and b"\0" not in value:
                     self.id = value.decode("utf-8", "replace")
-                elif name == b"retry" and value.isdigit() and len(value) < 20:
+                elif name == b"retry" and value.isdigit() and len(value) <= 4000:
                     self.retry = int(value)
 
 
@@ -176,7 +188,7 @@ class SSEDecoder:
         self._piece = min(PIECE, limit)
         self._buffer = bytearray()  # the block that is not complete yet
         self._scan = 0  # where in it the search for its end goes on
-        self._cuts: Cuts = []  # chunk ends in it
+        self._cuts = array("q")  # chunk ends in it: byte, offset_us, byte, offset_us …
         self._sent = 0  # bytes at its start that have left as a $piece already, kept for the search
         self._oversized = False
         self._offset_us = 0
@@ -191,7 +203,7 @@ class SSEDecoder:
             return frames
         if self._buffer:
             if offset_us != self._offset_us:
-                self._cuts.append((len(self._buffer), self._offset_us))
+                self._cuts.extend((len(self._buffer), self._offset_us))
             self._buffer += chunk
             data: bytes | bytearray = self._buffer
             fresh = False
@@ -280,29 +292,36 @@ class SSEDecoder:
         self._buffer = bytearray(data[at:]) if fresh else self._buffer
         size = len(self._buffer)
         self._scan = max(0, size - 2)
-        if size + _CUT_COST * len(self._cuts) > self._limit or self._oversized:
-            self._oversized = True
+        self._oversized = self._oversized or size + _CUT_COST * len(self._cuts) // 2 > self._limit
+        if self._oversized and size - self._sent >= self._piece:
             gone = self._pieces(self._buffer, self._sent, size, frames, whole=False)
             if gone > 2:
                 drop = gone - 2
                 del self._buffer[:drop]
                 self._sent, self._scan = 2, max(0, self._scan - drop)
-                self._cuts = [(byte - drop, offset) for byte, offset in self._cuts if byte > gone]
+                kept = [(byte - drop, offset) for byte, offset in self._cut_list() if byte > gone]
+                self._cuts = array("q", (value for cut in kept for value in cut))
         return frames
 
     def _pieces(self, data: bytes | bytearray, at: int, end: int, frames: list[Frame], *, whole: bool) -> int:
         """Emit `$piece`s of [at, end), the last one short only where it is `whole`; where they end."""
+        known = self._cut_list()
         while end - at >= self._piece or (whole and at < end):
             stop = min(at + self._piece, end)
-            offset = next((o for byte, o in self._cuts if byte >= stop), self._offset_us)
-            cuts = [(byte - at, o) for byte, o in self._cuts if at < byte < stop]
+            offset = next((o for byte, o in known if byte >= stop), self._offset_us)
+            cuts = [(byte - at, o) for byte, o in known if at < byte < stop]
             frames.append(text_frame("$piece", bytes(data[at:stop]), offset, cuts or None))
             at = stop
         return at
 
     def _take_cuts(self) -> Cuts | None:
-        cuts, self._cuts = self._cuts, []
-        return cuts or None
+        if not self._cuts:
+            return None
+        cuts, self._cuts = self._cut_list(), array("q")
+        return cuts
+
+    def _cut_list(self) -> Cuts:
+        return list(zip(self._cuts[::2], self._cuts[1::2], strict=True))
 
     def _frame(self, body: bytes, offset_us: int, cuts: Cuts | None) -> Frame:
         """The frame of a complete block, an LF that belongs to the block before included."""
@@ -318,5 +337,5 @@ class SSEDecoder:
         else:
             return text_frame("$block", body, offset_us, cuts)._replace(id=self.last_event_id, retry=block.retry)
         text, exact = decode_text(b"\n".join(lines))
-        raw = None if exact and _CR not in body and encode(type, text) == body else body
+        raw = None if exact and b"\0" not in body and _CR not in body and encode(type, text) == body else body
         return Frame(type, text, raw, offset_us, cuts, self.last_event_id, block.retry)

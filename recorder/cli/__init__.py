@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 import click
@@ -75,9 +74,6 @@ def main(args: list[str] | None = None) -> int:
         return _fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has had enough
-        return 0
     except MemoryError:
         return _fail("out of memory", 1)
 

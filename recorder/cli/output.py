@@ -36,12 +36,9 @@ def table(rows: Iterable[Sequence[Any]], columns: Sequence[str], *, empty: str =
     grid = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         numeric = all(row[number] == "" or row[number].replace(",", "").lstrip("-").isdigit() for row in held)
-        grid.add_column(
-            column,
-            justify="right" if numeric else "left",
-            overflow="fold" if number == 0 else "ellipsis",
-            no_wrap=number > 0,
-        )
+        # The first column names the row: it is the last to be shortened.
+        least = min(36, max(len(row[0]) for row in held)) if number == 0 else None
+        grid.add_column(column, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, min_width=least)
     for row in held:
         grid.add_row(*row)
     Console(width=width, highlight=False, markup=False, emoji=False).print(grid)

@@ -174,7 +174,7 @@ class Proxy:
         await send({"type": "http.response.start", "status": response.status, "headers": passed})
         closed, detail = "eof", None
         try:
-            async for chunk in response.content.iter_any():
+            async for chunk in _chunks(response.content):
                 if self._strict:
                     await self._committed(recording, chunk)
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -294,7 +294,20 @@ async def _bad_gateway(send: Send, message: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """What arrived, as it arrived; also what had arrived before the connection broke, which aiohttp would keep to itself."""
+    try:
+        async for chunk in content.iter_any():
+            yield chunk
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        if rest := content._read_nowait(-1):
+            yield rest
+        raise
+
+
 def _said(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the upstream closed the connection before the response was complete"
     return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
 
 

@@ -2,5 +2,9 @@
 
 The upstream is of use wherever a realistic stream is wanted without a key or a network:
 
-    with Upstream(speed=100) as upstream: httpx.post(upstream.origin + "/v1/threads/runs", json=request("chart"))
+    from recorder.demo.script import request
+    from recorder.demo.upstream import Upstream
+
+    with Upstream(speed=100) as upstream:
+        httpx.post(f"{upstream.origin}/v1/threads/runs", json=request("chart"))
 """

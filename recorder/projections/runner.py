@@ -268,7 +268,7 @@ def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold]
         began = time.perf_counter()
         ids = [entry.stream.stream_id for entry in folded]
         standing = connection.execute(sa.select(checkpoints).where(checkpoints.c.stream_id.in_(ids)))
-        now: dict[str, int] = dict(standing.tuples().all())
+        now = {stream_id: position for stream_id, position in standing}  # noqa: C416 - rows are no pairs to the type checker
         ours = [entry for entry in folded if now.get(entry.stream.stream_id) == entry.checkpoint]
         project_safely(connection, ours)
         reached = [{"stream_id": entry.stream.stream_id, "position": entry.fold.position} for entry in ours]

