@@ -185,6 +185,14 @@ def translated(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
     return DatabaseError(f"{name}: {cause}")
 
 
+def is_about_data(error: sa.exc.DBAPIError) -> bool:
+    """Whether the database refused what was written, and not that it was written: a lock, a full disk, a lost connection."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+    return str(getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "23", "42", "54")
+
+
 def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
     """An engine, whatever the schema is. Raises DatabaseError."""
     try:

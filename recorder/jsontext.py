@@ -45,6 +45,30 @@ def loads(text: str | bytes) -> Any:
             raise ValueError("nested too deep to be read") from None
 
 
+def object_of(text: str | None) -> dict[str, Any]:
+    """The object of a JSON text; an empty one where the text is something else, or no JSON."""
+    try:
+        value = loads(text or "")
+    except JSONError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether a value nests objects and lists deeper than `limit`: what recursion could not walk."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def dumps(value: Any) -> str:
     """Compact JSON text of a value, storable in any database: no NUL, no lone surrogate outside an escape."""
     try:

@@ -209,7 +209,7 @@ def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[
             )
         end = next((values for values in reversed(new) if values[3] == "$end"), None)
         if end is not None:
-            outcome = jsontext.loads(end[4] or "{}").get("outcome")
+            outcome = outcome_of(end[4])
             ended_at = database.timestamp(connection, datetime.now(UTC))
         updates.append((stream_id, new[-1][1], outcome, ended_at, checksum(new, crc)))
         rows += new
@@ -297,9 +297,17 @@ def wire(recorded: Iterable[Event]) -> Iterator[tuple[bytes, int, sse.Cuts | Non
             lines = is_lines(response_header(data, "content-type"))
 
 
+def outcome_of(end: str | None) -> str | None:
+    """The outcome that the data of a `$end` says."""
+    outcome = jsontext.object_of(end).get("outcome")
+    return outcome if isinstance(outcome, str) else None
+
+
 def response_header(response: str, name: str) -> str | None:
     """A header of a `$response`, by its lower-case name."""
-    return next((value for key, value in jsontext.loads(response).get("headers", ()) if key.lower() == name), None)
+    headers = jsontext.object_of(response).get("headers")
+    pairs = [pair for pair in headers if isinstance(pair, list) and len(pair) == 2] if isinstance(headers, list) else []
+    return next((str(value) for key, value in pairs if str(key).lower() == name), None)
 
 
 def get_streams(connection: sa.Connection, stream_ids: Iterable[str]) -> dict[str, Stream]:

@@ -39,7 +39,7 @@ class _Model(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError:
-            return cls.model_construct(None, **value)
+            return cls.model_construct(None, **{key: inner for key, inner in value.items() if key != "_fields_set"})
 
 
 class Usage(_Model):
@@ -74,7 +74,7 @@ class ToolCall(_Model):
     @property
     def _body(self) -> Object:
         extra = self.model_extra or {}
-        nested = extra.get(self.type or "")
+        nested = extra.get(self.type) if isinstance(self.type, str) else None
         return nested if isinstance(nested, dict) else extra
 
     @property

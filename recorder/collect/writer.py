@@ -85,23 +85,12 @@ class Recording:
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
         now = self.now() if arrived_us is None else arrived_us
-        if self._dropped[0]:
-            if self._writer.full(len(body)):
-                self._drop(body)
-                return
-            self._writer._put(
-                _Entry(
-                    _GAP,
-                    self,
-                    now,
-                    {"chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
-                ),
-                0,
-            )
-            self._dropped = [0, 0]
-        elif self._writer.full(len(body)):
-            self._drop(body)
+        if self._writer.full(len(body)):
+            self._dropped[0] += 1
+            self._dropped[1] += len(body)
+            self._writer.dropped_bytes += len(body)
             return
+        self._tell_dropped(now)
         self._writer._put(_Entry(_CHUNK, self, now, body), len(body))
 
     def gap(self, reason: str) -> None:
@@ -114,16 +103,7 @@ class Recording:
             return
         self.closed = True
         now = self.now()
-        if self._dropped[0]:
-            self._writer._put(
-                _Entry(
-                    _GAP,
-                    self,
-                    now,
-                    {"chunks": self._dropped[0], "bytes": self._dropped[1], "reason": "queue full"},
-                ),
-                0,
-            )
+        self._tell_dropped(now)
         self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
 
     def now(self) -> int:
@@ -132,10 +112,12 @@ class Recording:
         self._last_us = now
         return now
 
-    def _drop(self, body: bytes) -> None:
-        self._dropped[0] += 1
-        self._dropped[1] += len(body)
-        self._writer.dropped_bytes += len(body)
+    def _tell_dropped(self, now: int) -> None:
+        """Say what could not be queued before, now that something can be."""
+        chunks, size = self._dropped
+        if chunks:
+            self._writer._put(_Entry(_GAP, self, now, {"chunks": chunks, "bytes": size, "reason": "queue full"}), 0)
+            self._dropped = [0, 0]
 
 
 class Writer:

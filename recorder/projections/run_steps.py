@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import as_object, text, usage_columns, utc
+from recorder.projections.runs import as_object, name, text, usage_columns, utc
 from recorder.protocols.merge import EntityView, RunView
 from recorder.steps import ToolCall
 
@@ -114,7 +114,7 @@ def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str
                 "run_key": view.key,
                 "step_id": step.id,
                 "ordinal": ordinal,
-                "tool_call_id": text(given.get("id")),
+                "tool_call_id": name(id),
                 "run_id": run_id,
                 "type": text(given.get("type")),
                 "name": text(call.name),

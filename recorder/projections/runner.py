@@ -23,7 +23,7 @@ from recorder.projections.folds import contribution, folds, resume, source_of, t
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams, stream_row
 from recorder.protocols import FOLD_VERSION, StreamFold
-from recorder.protocols.merge import Contribution, RunView, merge
+from recorder.protocols.merge import Contribution, RunView, filter_runs, merge
 from recorder.protocols.partial import STREAM
 
 WRITE_SECONDS = 0.05
@@ -106,9 +106,11 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
             connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
         for table in (session_streams, anomalies):
             connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
-        _replace_runs(connection, [], {}, keys - {STREAM})
-        sessions.apply(connection, touched_sessions)
-        usage.apply(connection, touched_hours)
+        keys.discard(STREAM)
+        _replace_runs(connection, [], {}, keys)
+        now_sessions, now_hours = _touched(connection, stream_ids, keys)
+        sessions.apply(connection, touched_sessions | now_sessions)
+        usage.apply(connection, touched_hours | now_hours)
 
 
 def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
@@ -137,22 +139,19 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
         folds,
         [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])],
     )
-    views = _replace_runs(connection, batch, states, keys)
-    run_keys = {view.key for view in views if view.is_run}
+    _replace_runs(connection, batch, states, keys)
     connection.execute(session_streams.delete().where(session_streams.c.stream_id.in_(ids)))
     _insert(
         connection,
         session_streams,
-        [stream_row(entry.stream, entry.fold, run_keys.intersection(states[entry.stream.stream_id])) for entry in batch],
+        [stream_row(entry.stream, entry.fold, filter_runs(states[entry.stream.stream_id])) for entry in batch],
     )
     now_sessions, now_hours = _touched(connection, ids, keys)
     sessions.apply(connection, touched_sessions | now_sessions)
     usage.apply(connection, touched_hours | now_hours)
 
 
-def _replace_runs(
-    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
-) -> list[RunView]:
+def _replace_runs(connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]) -> None:
     """Replace the rows of these runs, and what concerns the streams at hand alone, in every family of PROJECTIONS."""
     views = _views(connection, batch, states, keys)
     for family in PROJECTIONS:
@@ -166,7 +165,6 @@ def _replace_runs(
             if "stream_id" in table.primary_key.columns:
                 connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
             _insert(connection, table, found)
-    return views
 
 
 def _views(
@@ -241,25 +239,23 @@ def _fold(
     engine: sa.Engine, waiting: list[tuple[Stream, dict[str, str], int | None]], cache: dict[str, StreamFold] | None
 ) -> tuple[list[Folded], int]:
     """Fold streams as far as they go, until STEP_EVENTS are done; (what is folded, how many events that were)."""
-    found: list[list[tuple[int, int, str, str]]] = []
+    read: list[tuple[Folded, list[tuple[int, int, str, str]]]] = []
     count = 0
     with database.read(engine) as connection:
-        for stream, _, checkpoint in waiting:
-            after = -1 if checkpoint is None else checkpoint
-            found.append(log.read_texts(connection, stream.stream_id, after, READ_EVENTS))
-            count += len(found[-1])
+        for stream, kept, checkpoint in waiting:
+            fold = cache.get(stream.stream_id) if cache is not None else None
+            if fold is None or fold.position != checkpoint:
+                fold = resume(stream, kept)
+            texts = log.read_texts(connection, stream.stream_id, fold.position, READ_EVENTS)
+            read.append((Folded(stream, fold, checkpoint), texts))
+            count += len(texts)
             if count >= STEP_EVENTS:
                 break
-    folded = []
-    for (stream, kept, checkpoint), texts in zip(waiting, found, strict=False):
-        fold = cache.get(stream.stream_id) if cache is not None else None
-        if fold is None or fold.position != checkpoint:
-            fold = resume(stream, kept)
-        fold.feed_all(texts)
+    for entry, texts in read:
+        entry.fold.feed_all(texts)
         if len(texts) == READ_EVENTS:
-            count += fold_stream(engine, stream, fold)
-        folded.append(Folded(stream, fold, checkpoint))
-    return folded, count
+            count += fold_stream(engine, entry.stream, entry.fold)
+    return [entry for entry, _ in read], count
 
 
 def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold] | None) -> float:
@@ -292,9 +288,9 @@ def project_safely(connection: sa.Connection, batch: list[Folded]) -> None:
     try:
         with connection.begin_nested():
             project(connection, batch)
-    except sa.exc.OperationalError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever one stream holds, the others are projected
+    except Exception as error:
+        if isinstance(error, sa.exc.DBAPIError) and not database.is_about_data(error):
+            raise
         if len(batch) > 1:
             for entry in batch:
                 project_safely(connection, [entry])
@@ -318,13 +314,13 @@ def _refold_old_versions(engine: sa.Engine) -> None:
     """Queue the streams that another version of the folds has projected."""
     while True:
         with database.read(engine) as connection:
-            old = sa.select(folds.c.stream_id).where(folds.c.fold_version != FOLD_VERSION).distinct().limit(500)
-            ids = list(connection.execute(old).scalars())
+            projected = folds.join(checkpoints, checkpoints.c.stream_id == folds.c.stream_id)
+            old = sa.select(folds.c.stream_id).select_from(projected).where(folds.c.fold_version != FOLD_VERSION)
+            ids = list(connection.execute(old.distinct().limit(500)).scalars())
         if not ids:
             return
         with database.write(engine) as connection:
             _queue(connection, ids)
-            connection.execute(folds.delete().where(folds.c.stream_id.in_(ids), folds.c.fold_version != FOLD_VERSION))
 
 
 def _reset(connection: sa.Connection, after: str) -> str | None:

@@ -78,9 +78,9 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "session_id": last.session_id,
                 "stream_id": last.stream_id,
                 "protocol": last.protocol,
-                "thread_id": text(run.get("thread_id")) or last.thread_id,
-                "assistant_id": text(run.get("assistant_id")),
-                "model": text(run.get("model")),
+                "thread_id": name(run.get("thread_id")) or last.thread_id,
+                "assistant_id": name(run.get("assistant_id")),
+                "model": name(run.get("model")),
                 "status": text(run.get("status")),
                 "state": view.state,
                 "failed": run.get("status") in FAILED or bool(error) or (view.error is not None and view.state != "ended"),
@@ -106,7 +106,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
 def usage_columns(usage: Any) -> dict[str, Any]:
     """Counters of a usage object, null where it does not say them, and the object verbatim."""
     counted = Usage.of(as_object(usage))
-    found = {name: integer(getattr(counted, name)) for name in COUNTERS}
+    found = {name: tokens(getattr(counted, name)) for name in COUNTERS}
     return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
 
 
@@ -121,8 +121,15 @@ def text(value: Any) -> str | None:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
-def integer(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
+def name(value: Any) -> str | None:
+    """The same for a column that is indexed: of a sane length."""
+    found = text(value)
+    return found[:200] if found else found
+
+
+def tokens(value: Any) -> int | None:
+    """A count of tokens; one beyond a trillion is nonsense that sums could not hold (`usage` has it as it came)."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**40 else None
 
 
 def utc(value: Any) -> datetime | None:

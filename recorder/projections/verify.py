@@ -101,7 +101,7 @@ def _check_stream(connection: sa.Connection, stream_id: str, problems: list[str]
                 problems.append(f"stream {stream_id}: the event at {row[1]} cannot be read ({error})")
                 continue
             if type == "$end":
-                outcome = _outcome(data)
+                outcome = log.outcome_of(data)
             if checkpoint is not None and position <= checkpoint:
                 fold.feed(position, offset_us, type, data)
     if head is None or expected != head.position + 1:
@@ -115,14 +115,6 @@ def _check_stream(connection: sa.Connection, stream_id: str, problems: list[str]
     if checkpoint is not None and checkpoint > expected - 1:
         problems.append(f"stream {stream_id}: its checkpoint {checkpoint} is beyond its end")
     return (Folded(stream, fold, None) if checkpoint is not None else None), expected
-
-
-def _outcome(data: str) -> str | None:
-    try:
-        value = jsontext.loads(data)
-    except jsontext.JSONError:
-        return None
-    return value.get("outcome") if isinstance(value, dict) else None
 
 
 def _rows(connection: sa.Connection, stream_id: str) -> Iterator[list[log.Row]]:

@@ -86,7 +86,7 @@ class StreamFold:
                 handler(self, position, offset_us, data)
             return
         self.events += 1
-        self.bytes += len(data)
+        self.bytes += _size(data)
         if self.first_event_us is None:
             self.first_event_us = offset_us
         if self._protocol is None:
@@ -139,17 +139,13 @@ class StreamFold:
         self._partial.part(key, position, offset_us).anomaly(position, kind, detail)
 
     def _on_response(self, position: int, offset_us: int, data: str) -> None:
-        status = jsontext.loads(data).get("status")
+        status = jsontext.object_of(data).get("status")
         self.status = status if isinstance(status, int) else None
 
     def _on_body(self, position: int, offset_us: int, data: str) -> None:
-        self.bytes += len(data)
+        self.bytes += _size(data)
         if self.status is not None and self.status >= 400 and self._partial.error is None:
-            try:
-                body = jsontext.loads(data)
-            except jsontext.JSONError:
-                body = None
-            error = body.get("error") if isinstance(body, dict) else None
+            error = jsontext.object_of(data).get("error")
             if not isinstance(error, dict):
                 error = {"message": error if isinstance(error, str) else data[:500]}
             self._partial.error = {key: error.get(key) for key in ("code", "type", "message", "param")}
@@ -159,7 +155,7 @@ class StreamFold:
             self._anomaly(position, offset_us, "undispatched", f"a block without data: {data[:200]}")
 
     def _on_piece(self, position: int, offset_us: int, data: str) -> None:
-        self.bytes += len(data)
+        self.bytes += _size(data)
         self._anomaly(position, offset_us, "oversized", "part of an event over the limit, kept in pieces and not folded")
 
     def _on_tail(self, position: int, offset_us: int, data: str) -> None:
@@ -172,10 +168,13 @@ class StreamFold:
 
     def _on_end(self, position: int, offset_us: int, data: str) -> None:
         """The stream is over: its outcome; and a tail that is complete but for its blank line is folded after all."""
-        self.outcome = jsontext.loads(data).get("outcome")
+        outcome = jsontext.object_of(data).get("outcome")
+        self.outcome = outcome if isinstance(outcome, str) else None
         tail, self._tail = self._tail, None
-        if tail is None or self._protocol is None:
+        if not tail or self._protocol is None:
             return
+        if tail[-1] not in "\r\n" and not tail.splitlines()[-1].startswith("data:"):
+            return  # a line was cut that might have said what this event is
         type, text = parse(tail.encode())
         try:
             value = jsontext.loads(text)
@@ -184,6 +183,11 @@ class StreamFold:
         if isinstance(value, (dict, list)):  # JSON that closes its brackets is whole, with or without its line end
             self._evolve(position, offset_us, type, text)
             self._anomaly(position, offset_us, "tail_folded", f"{type or 'message'}: lacked its blank line")
+
+
+def _size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 _SYSTEM = {

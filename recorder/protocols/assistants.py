@@ -37,6 +37,12 @@ _HOLDS_IN: dict[str, Callable[[str | None], bool]] = {
     "incomplete_details": lambda status: status == "incomplete",
 }
 
+ID_LIMIT = 256
+"""Bytes of an id: it is a key in every database."""
+
+DEPTH_LIMIT = 100
+"""Levels of nested objects and lists in a payload that is folded."""
+
 _DETAIL_LISTS = ("tool_calls", "activities")
 
 
@@ -62,10 +68,10 @@ def begin(partial: Partial, request: Request) -> None:
         if len(after) > 2 and after[1] == "runs" and is_id(after[2]):
             partial.run_key = after[2]
     body = request.body if isinstance(request.body, dict) else {}
-    submitted = [*(body.get("tool_outputs") or ()), *(body.get("tool_approvals") or ())]
-    if partial.run_key and submitted:
+    lists = [given for given in (body.get("tool_outputs"), body.get("tool_approvals")) if isinstance(given, list)]
+    if partial.run_key and lists:
         part = partial.part(partial.run_key, 0, 0)
-        for entry in submitted:
+        for entry in (entry for given in lists for entry in given):
             if isinstance(entry, dict) and isinstance(entry.get("tool_call_id"), str):
                 part.outputs[entry["tool_call_id"]] = entry["output"] if "output" in entry else {"approve": entry.get("approve")}
 
@@ -78,13 +84,14 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     if handler is None and isinstance(payload, dict):
         handler = OBJECT_HANDLERS.get(payload.get("object", ""))  # an unknown event about a known object is its snapshot
     if handler is None:
-        if data != "[DONE]" and value is None:
+        if data not in ("[DONE]", "") and value is None:
             _part_of_connection(partial, position, offset_us).anomaly(
                 position, "unparsable", f"{name or 'message'}: {data[:200]}"
             )
         return
     if name == "error":
-        _on_error(partial, position, offset_us, name, payload if isinstance(payload, dict) else {"message": data})
+        said = payload if isinstance(payload, str) else data
+        _on_error(partial, position, offset_us, name, payload if isinstance(payload, dict) else {"message": said})
     elif not isinstance(payload, dict) or not is_id(payload.get("id")):
         kind = "unparsable" if value is None else "no_object"
         _part_of_connection(partial, position, offset_us).anomaly(position, kind, f"{name}: {data[:200]}")
@@ -101,15 +108,14 @@ def clear(object: dict[str, Any], said: dict[str, Any]) -> None:
 
 def is_id(value: Any) -> bool:
     """Whether a value can serve as an id, which is a key in every database: text of a sane length, without NUL."""
-    return isinstance(value, str) and 0 < len(value) <= 512 and "\0" not in value and (value.isascii() or _encodable(value))
-
-
-def _encodable(value: str) -> bool:
+    if not isinstance(value, str) or not 0 < len(value) <= ID_LIMIT or "\0" in value:
+        return False
+    if value.isascii():
+        return True
     try:
-        value.encode()
+        return len(value.encode()) <= ID_LIMIT
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
@@ -118,10 +124,13 @@ def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
 
 
 def _value(data: str) -> Any:
+    """The JSON of an event's data, or None where it is none, or nested too deep to be folded."""
     try:
-        return jsontext.loads(data)
+        value = jsontext.loads(data)
     except jsontext.JSONError:
         return None
+    nested = data.count("{") + data.count("[") > DEPTH_LIMIT and jsontext.is_deeper(value, DEPTH_LIMIT)
+    return None if nested else value
 
 
 def _unwrap(type: str, value: Any) -> tuple[str, Any]:
@@ -135,12 +144,12 @@ def _part_of_connection(partial: Partial, position: int, offset_us: int) -> Part
     return partial.part(partial.run_key or STREAM, position, offset_us)
 
 
-def _owner(partial: Partial, payload: dict[str, Any]) -> str:
+def _owner(partial: Partial, family: str, payload: dict[str, Any]) -> str:
     """The key of the run that a step or message belongs to: by its own word, by an earlier event, by its connection."""
     run_id = payload.get("run_id")
     if is_id(run_id):
         return str(run_id)
-    owner = partial.owners.get(payload["id"])
+    owner = partial.owners.get((family, payload["id"]))
     if owner is not None:
         return owner
     if run_id is None and "run_id" in payload:
@@ -169,10 +178,10 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
     _on_thread_id(partial, payload)
     created = part.object.get("created_at")
     if created is not None and payload.get("created_at") not in (None, created):
-        part = partial.parts[key] = Part(position, offset_us)
+        part = partial.restart(key, position, offset_us)
         part.anomaly(position, "id_reused", f"created_at {created}, then {payload['created_at']}: taken for another run")
     before, status = part.object.get("status"), _status(name, payload)
-    if isinstance(before, str) and status is not None and status not in RUN_TRANSITIONS.get(before, {status}):
+    if before in RUN_TRANSITIONS and status in RUN_TRANSITIONS and status not in RUN_TRANSITIONS[before]:
         kind = "resurrected" if part.terminal and status not in RUN_TERMINAL else "illegal_transition"
         part.anomaly(position, kind, f"run from {before} to {status}")
     part.object.update(payload)
@@ -182,7 +191,7 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
 
 
 def _on_step(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
-    part, step, _ = partial.entity("steps", payload["id"], _owner(partial, payload), position, offset_us)
+    part, step, _ = partial.entity("steps", payload["id"], _owner(partial, "steps", payload), position, offset_us)
     if partial.run_key is None and is_id(payload.get("run_id")):
         partial.run_key = payload["run_id"]
     _on_thread_id(partial, payload)
@@ -194,7 +203,7 @@ def _on_step(partial: Partial, position: int, offset_us: int, name: str, payload
 
 
 def _on_message(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
-    part, message, _ = partial.entity("messages", payload["id"], _owner(partial, payload), position, offset_us)
+    part, message, _ = partial.entity("messages", payload["id"], _owner(partial, "messages", payload), position, offset_us)
     _on_thread_id(partial, payload)
     _snapshot(part, message, position, name, payload, MESSAGE_TERMINAL, "content", payload.get("content"))
 
@@ -240,7 +249,7 @@ def _on_message_delta(partial: Partial, position: int, offset_us: int, name: str
 
 
 def _merge(partial: Partial, position: int, offset_us: int, family: str, payload: dict[str, Any], delta: Any) -> None:
-    part, entity, new = partial.entity(family, payload["id"], _owner(partial, payload), position, offset_us)
+    part, entity, new = partial.entity(family, payload["id"], _owner(partial, family, payload), position, offset_us)
     if part.first_delta_us is None:
         part.first_delta_us = offset_us
     if new:

@@ -58,8 +58,10 @@ def merge(
 
 
 def _merge_list(have: Any, entries: list[Any], streamed: frozenset[tuple[str, str]], problem: Problem, key: str) -> Any:
+    if not entries:
+        return entries if have is None else have
     if not all(type(entry) is dict for entry in entries):
-        return [*have, *entries] if type(have) is list else entries
+        return [*(plain(have) if type(have) in (list, Indexed) else ()), *entries]
     known = have if type(have) is Indexed else _indexed(have)
     for entry in entries:
         index = entry.get("index")
@@ -74,6 +76,7 @@ def _merge_list(have: Any, entries: list[Any], streamed: frozenset[tuple[str, st
         if slot is None:
             slot = known[index] = {}
         merge(slot, entry, streamed, problem, key)
+        slot.setdefault("index", index)
     return known
 
 
@@ -83,7 +86,9 @@ def _indexed(have: Any) -> Indexed:
     if type(have) is list:
         for at, entry in enumerate(have):
             if type(entry) is dict:
-                known[entry["index"] if type(entry.get("index")) is int else at] = entry
+                if type(entry.get("index")) is not int:
+                    entry["index"] = at
+                known[entry["index"]] = entry
     return known
 
 
@@ -92,7 +97,7 @@ def plain(value: Any) -> Any:
     if type(value) is Text:
         return "".join(value)
     if type(value) is Indexed:
-        return [{**plain(value[index]), "index": index} for index in sorted(value)]
+        return [plain(value[index]) for index in sorted(value)]
     if type(value) is dict:
         return {key: plain(inner) for key, inner in value.items()}
     if type(value) is list:
@@ -131,6 +136,8 @@ def differences(
                 yield from differences(inner, snapshot.get(key), streamed, key, here)
     elif type(accumulated) is list and type(snapshot) is list:
         for at, entry in enumerate(accumulated):
+            if len(accumulated) != len(snapshot) and type(entry) is dict and type(entry.get("index")) is int:
+                at = entry["index"]
             here = f"{path}[{at}]"
             if at < len(snapshot):
                 yield from differences(entry, snapshot[at], streamed, parent, here)

@@ -32,7 +32,7 @@ class Source(NamedTuple):
     @property
     def session_id(self) -> str:
         """The session that the stream belongs to: its label, else its thread, else itself."""
-        return self.label or self.thread_id or self.stream_id
+        return (self.label or self.thread_id or self.stream_id)[:256]
 
 
 class Contribution(NamedTuple):
@@ -79,6 +79,15 @@ class RunView:
         return self.key != STREAM and not unowned
 
 
+def filter_runs(parts: dict[str, dict[str, Any]]) -> list[str]:
+    """The keys of a stream's parts that are runs: not its own, nor that of a step or message that belongs to none."""
+    return [
+        key
+        for key, part in parts.items()
+        if key != STREAM and (part["object"] or (key not in part["steps"] and key not in part["messages"]))
+    ]
+
+
 def merge(key: str, contributions: Iterable[Contribution]) -> RunView:
     """The view of the run (or unowned object) of this key. There must be at least one contribution."""
     ordered = sorted(contributions, key=lambda given: _when(given.source))
@@ -112,7 +121,7 @@ def _when(source: Source) -> tuple[str, str, str]:
 
 def _same_run(ordered: list[Contribution], anomalies: list[tuple[str, int, str, str]]) -> list[Contribution]:
     """Without the parts of an earlier run that had the same id: a created_at that differs is another run (mocks do that)."""
-    stamps = [given.part["object"].get("created_at") for given in ordered]
+    stamps = [_stamp(given.part["object"].get("created_at")) for given in ordered]
     latest = next((stamp for stamp in reversed(stamps) if stamp is not None), None)
     kept = [given for given, stamp in zip(ordered, stamps, strict=True) if stamp is None or stamp == latest]
     if len(kept) < len(ordered):
@@ -163,5 +172,11 @@ def _entities(ordered: Sequence[Contribution], family: str, field: str) -> list[
     return [view for _, view in views]
 
 
+def _stamp(value: Any) -> float | None:
+    """A time in seconds, None where a value is none."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
+
+
 def _number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else float("inf")
+    stamp = _stamp(value)
+    return float("inf") if stamp is None else stamp

@@ -117,7 +117,7 @@ class Partial:
 
     def __init__(self) -> None:
         self.parts: dict[str, Part] = {}
-        self.owners: dict[str, str] = {}
+        self.owners: dict[tuple[str, str], str] = {}  # (family, id of a step or message) → key of its part
         self.run_key: str | None = None
         self.thread_id: str | None = None
         self.thread: dict[str, Any] | None = None
@@ -135,20 +135,36 @@ class Partial:
         """(its part, the step or message, whether it is new), under the run of this key; one that was elsewhere moves there."""
         part = self.part(key, position, offset_us)
         found: Entity | None = None
-        owner = self.owners.get(id)
-        if owner is not None and owner in self.parts:
-            known: dict[str, Entity] = getattr(self.parts[owner], family)
-            found = known.get(id)
-            if found is not None and owner != key:
-                del known[id]
-                if owner == id:
-                    part.anomalies.extend(self.parts.pop(owner).anomalies)
+        owner = self.owners.get((family, id))
+        if owner is not None:
+            found = getattr(self.parts[owner], family)[id]
+            if owner != key:
+                self._leave(owner, family, id, part)
         new = found is None
         if found is None:
             found = Entity(position, {}, {}, False)
-        self.owners[id] = key
+        self.owners[family, id] = key
         getattr(part, family)[id] = found
         return part, found, new
+
+    def restart(self, key: str, position: int, offset_us: int) -> Part:
+        """A new part in place of one that turned out to be of another run."""
+        old = self.parts.pop(key)
+        for family, ids in (("steps", old.steps), ("messages", old.messages)):
+            for id in ids:
+                del self.owners[family, id]
+        return self.part(key, position, offset_us)
+
+    def _leave(self, owner: str, family: str, id: str, to: Part) -> None:
+        """Take a step or message out of its part; a part that stood for it alone goes, and what it noted moves along."""
+        part = self.parts[owner]
+        del getattr(part, family)[id]
+        if owner == id and not (part.object or part.steps or part.messages or part.outputs):
+            del self.parts[owner]
+            to.anomalies.extend(part.anomalies)
+            to.first_us = min(to.first_us, part.first_us)
+            if part.first_delta_us is not None:
+                to.first_delta_us = min(part.first_delta_us, to.first_delta_us or part.first_delta_us)
 
     def problem(self, kind: str, detail: str) -> None:
         """Noted while merging a delta; the handler that merges knows to which part it belongs."""
@@ -164,6 +180,6 @@ class Partial:
             setattr(partial, name, value)
         for key, part in parts.items():
             partial.parts[key] = loaded = Part.from_json(part)
-            for id in (*loaded.steps, *loaded.messages):
-                partial.owners[id] = key
+            partial.owners.update({("steps", id): key for id in loaded.steps})
+            partial.owners.update({("messages", id): key for id in loaded.messages})
         return partial

@@ -1,0 +1,156 @@
+"""The `recorder` command as a process of its own: run to its end, or a proxy that goes on until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PATIENCE = 60.0
+"""Seconds after which a process has hung."""
+
+
+def command(*args: str) -> list[str]:
+    """The command line: of the console script beside this Python where it is installed."""
+    script = Path(sys.executable).with_name("recorder")
+    if script.exists():
+        return [str(script), *args]
+    return [sys.executable, "-c", "import sys; from recorder.cli import main; sys.exit(main())", *args]
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what would change the command."""
+    return {name: value for name, value in os.environ.items() if name not in ("RECORDER_DB", "COLUMNS", "FORCE_COLOR")}
+
+
+def sqlite(file: Path) -> str:
+    return f"sqlite:///{file}"
+
+
+def recorder(
+    *args: str, db: str | Path, stdin: bytes = b"", preexec: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """A command run to its end. db: a URL, or the path of a SQLite file."""
+    given = sqlite(db) if isinstance(db, Path) else db
+    return subprocess.run(
+        command("--db", given, *args),
+        input=stdin,
+        capture_output=True,
+        timeout=PATIENCE,
+        env=environment(),
+        preexec_fn=preexec,
+        check=False,
+    )
+
+
+def output(*args: str, db: str | Path) -> bytes:
+    """What a command that must succeed prints."""
+    done = recorder(*args, db=db)
+    assert done.returncode == 0, f"recorder {' '.join(args)}: exit {done.returncode}: {done.stderr.decode()}"
+    return done.stdout
+
+
+def answer(*args: str, db: str | Path) -> Any:
+    """The JSON document that a command prints."""
+    return json.loads(output(*args, "--json", db=db))
+
+
+class Background:
+    """A command that goes on. `said`: its lines on stderr so far. Use it as a context: it is killed at the end."""
+
+    def __init__(self, *args: str, db: str | Path, preexec: Callable[[], None] | None = None) -> None:
+        given = sqlite(db) if isinstance(db, Path) else db
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            command("--db", given, *args),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            preexec_fn=preexec,  # noqa: PLW1509 - a limit is to be set in the child alone
+        )
+        self._came = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first line on stderr that matches; waits for it."""
+        found: list[re.Match[str]] = []
+
+        def came() -> bool:
+            found[:] = [match for line in self.said if (match := re.search(pattern, line))]
+            return bool(found) or not self._reader.is_alive()
+
+        with self._came:
+            self._came.wait_for(came, PATIENCE)
+        assert found, f"nothing like {pattern!r} in {self.said}"
+        return found[0]
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM); its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def kill(self) -> None:
+        """kill -9, and its pipes closed."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._came:
+                self.said.append(line.decode(errors="replace").rstrip("\n"))
+                self._came.notify_all()
+        with self._came:
+            self._came.notify_all()
+
+
+class ProxyProcess(Background):
+    """`recorder proxy` on a free port, ready to be asked at host and port."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, upstream: str, *options: str, db: Path, preexec: Callable[[], None] | None = None) -> None:
+        super().__init__("proxy", "--upstream", upstream, "--port", "0", *options, db=db, preexec=preexec)
+        self.port = 0
+
+    def __enter__(self) -> ProxyProcess:
+        try:
+            self.port = int(self.wait_for(r"recording http://[^ ]*:(\d+) ")[1])
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+
+def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The first true value of what(), asked again until then; fails where it has hung."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"not so after {seconds:g} s: {what}"
+        time.sleep(0.01)
+    return value

@@ -1,0 +1,207 @@
+"""A bare-socket HTTP/1.1 upstream: it answers as a test scripts it, byte for byte, and keeps what it was asked.
+
+with Upstream() as upstream:
+    upstream.on("/v1/runs", lambda wire, asked: wire.stream([b"data: 1\\n\\n"]))
+    … a request to upstream.origin …
+    assert upstream.asked("/v1/runs").body == b"{}"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, NamedTuple
+
+Headers = Iterable[tuple[str, str]]
+
+SSE = ("Content-Type", "text/event-stream")
+PATIENCE = 20.0
+"""Seconds after which a test that waits for something has hung."""
+
+
+class Asked(NamedTuple):
+    """A request as it came: head is its bytes up to the blank line, body without its transfer coding."""
+
+    head: bytes
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def header(self, name: str) -> list[str]:
+        """The values of a header, whatever the case of its name."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+class Wire:
+    """The connection to answer on: whole answers, or their parts with pauses, cuts and resets in between."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.open = True
+
+    def send(self, body: bytes) -> None:
+        self._connection.sendall(body)
+
+    def head(self, status: int = 200, headers: Headers = (SSE,), reason: str = "Said") -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        self.send(f"HTTP/1.1 {status} {reason}\r\n{lines}\r\n".encode("latin-1"))
+
+    def begin(self, headers: Headers = (SSE,), status: int = 200) -> None:
+        """The head of a chunked answer."""
+        self.head(status, (*headers, ("Transfer-Encoding", "chunked")))
+
+    def chunk(self, body: bytes) -> None:
+        self.send(b"%x\r\n%s\r\n" % (len(body), body))
+
+    def end(self) -> None:
+        self.send(b"0\r\n\r\n")
+
+    def stream(self, pieces: Iterable[bytes], headers: Headers = (SSE,), status: int = 200, pause: float = 0) -> None:
+        """A whole chunked answer, `pause` seconds between its pieces."""
+        self.begin(headers, status)
+        for piece in pieces:
+            self.chunk(piece)
+            if pause:
+                time.sleep(pause)
+        self.end()
+
+    def whole(self, body: bytes, headers: Headers = (("Content-Type", "application/json"),), status: int = 200) -> None:
+        """A whole answer with its length."""
+        self.head(status, (*headers, ("Content-Length", str(len(body)))))
+        self.send(body)
+
+    def cut(self) -> None:
+        """Close the connection, orderly for TCP."""
+        self.open = False
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def reset(self) -> None:
+        """Close it with a TCP reset."""
+        self.open = False
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._connection.close()
+
+    def left(self, seconds: float = PATIENCE) -> bool:
+        """Whether the other side closes the connection within so many seconds."""
+        self._connection.settimeout(seconds)
+        try:
+            return self._connection.recv(65536) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
+
+Answer = Callable[[Wire, Asked], None]
+
+
+class Upstream:
+    """Listens on a free port of this machine, a thread for each connection. Use it as a context.
+
+    Errors of answers are kept in `errors`; one that fails because the other side has left is none.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._answers: dict[str, Answer] = {}
+        self._asked: list[Asked] = []
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Condition()
+        self.connections = 0
+        self.errors: list[Exception] = []
+        self.port: int = self._listener.getsockname()[1]
+        self.origin = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Upstream:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def on(self, path: str, answer: Answer) -> None:
+        """How to answer requests for this path (the target up to its `?`)."""
+        self._answers[path] = answer
+
+    def asked(self, path: str, number: int = 0) -> Asked:
+        """The request of this number for a path; waits for it."""
+        with self._lock:
+            found: list[Asked] = []
+
+            def came() -> bool:
+                found[:] = [asked for asked in self._asked if asked.target.partition("?")[0] == path]
+                return len(found) > number
+
+            assert self._lock.wait_for(came, PATIENCE), f"no request {number} for {path}; there were {self._asked}"
+            return found[number]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self.connections += 1
+                self._open.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        wire = Wire(connection)
+        try:
+            reader = connection.makefile("rb")
+            with reader:
+                while wire.open and (asked := _read(reader)) is not None:
+                    with self._lock:
+                        self._asked.append(asked)
+                        self._lock.notify_all()
+                    answer = self._answers.get(asked.target.partition("?")[0], _unknown)
+                    answer(wire, asked)
+        except OSError:
+            pass
+        except Exception as error:  # noqa: BLE001 - of a test's own answer: the test looks at it
+            self.errors.append(error)
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+            connection.close()
+
+
+def _unknown(wire: Wire, asked: Asked) -> None:
+    wire.whole(b'{"error": {"message": "the test has no answer for this"}}', status=404)
+
+
+def _read(reader: BinaryIO) -> Asked | None:
+    """The next request of a connection, or None where it ended."""
+    lines = []
+    while (line := reader.readline()) not in (b"\r\n", b""):
+        lines.append(line)
+    if not line or not lines:
+        return None
+    method, target, _ = lines[0].decode("latin-1").split(" ")
+    pairs = (line.decode("latin-1").rstrip("\r\n").split(":", 1) for line in lines[1:])
+    headers = [(name, value.strip()) for name, value in pairs]
+    asked = Asked(b"".join(lines), method, target, headers, b"")
+    if asked.header("transfer-encoding") == ["chunked"]:
+        body = b""
+        while size := int(reader.readline().split(b";")[0], 16):
+            body += reader.read(size)
+            reader.readline()
+        reader.readline()
+    else:
+        body = reader.read(int((asked.header("content-length") or ["0"])[0]))
+    return asked._replace(body=body)
