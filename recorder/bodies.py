@@ -102,7 +102,7 @@ class LinesDecoder:
     def finish(self) -> list[Frame]:
         """A last line without its LF is an event where it is JSON, else a `$tail`."""
         left = bytes(self._held)
-        self._held = bytearray()
+        self._held, self._scan = bytearray(), 0
         if not left:
             return []
         try:

@@ -59,14 +59,15 @@ def timestamp(connection: sa.Connection, value: datetime | None) -> Any:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False) -> sa.Engine:
+def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False, immutable: bool = False) -> sa.Engine:
     """An engine on a database whose schema is current.
 
     create: make a SQLite file that is not there, and upgrade an older one; else a missing file is an error.
     read_only: the database itself refuses to write (SQLite mode=ro, PostgreSQL's read-only transactions).
+    immutable: nor does SQLite make the files beside it that it shares with others; only for a file that nobody writes.
     Raises DatabaseError.
     """
-    opened = engine(url, create=create, read_only=read_only)
+    opened = engine(url, create=create, read_only=read_only, immutable=immutable)
     try:
         check(opened, upgrade=create and not read_only and opened.dialect.name == "sqlite")
     except sa.exc.DBAPIError as error:
@@ -166,6 +167,9 @@ def shown(engine: sa.Engine) -> str:
     return engine.url.database or "the database" if engine.dialect.name == "sqlite" else engine.url.render_as_string()
 
 
+_UNWRITABLE = ("readonly database", "unable to open database file", "disk is full", "disk I/O error")
+
+
 def translated(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
     """A driver's error as one line that says what to do. name: the database, as shown() has it."""
     cause = " ".join(str(error.orig).split())
@@ -175,25 +179,29 @@ def translated(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
         "unable to open database file": f"{name} cannot be opened; is its folder there, and may you read it?",
         "disk is full": f"no space left for {name}; free some and try again",
         "database is locked": f"{name} is locked by another process; try again, or stop what holds it",
+        "disk I/O error": f"{name} cannot be read or written ({cause}); is there space left beside it?",
         "malformed": f"{name} is damaged ({cause}); restore a copy",
     }
     for part, message in known.items():
         if part in cause:
-            return ReadOnlyError(message) if part == "readonly database" else DatabaseError(message)
+            return ReadOnlyError(message) if part in _UNWRITABLE else DatabaseError(message)
     if "read-only transaction" in cause:
         return ReadOnlyError(f"{name}: {cause}")
     return DatabaseError(f"{name}: {cause}")
+
+
+_ABOUT_DATA = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 
 
 def is_about_data(error: sa.exc.DBAPIError) -> bool:
     """Whether the database refused what was written, and not that it was written: a lock, a full disk, a lost connection."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
-        return code & 0xFF in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
-    return str(getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "23", "42", "54")
+        return code & 0xFF in _ABOUT_DATA and "no such table" not in str(error.orig)
+    return str(getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "23", "54")
 
 
-def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
+def engine(url: str, *, create: bool, read_only: bool = False, immutable: bool = False) -> sa.Engine:
     """An engine, whatever the schema is. Raises DatabaseError."""
     try:
         parsed = sa.make_url(url)
@@ -201,7 +209,7 @@ def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
         shown_url = url if "@" not in url else "what was given"  # it may hold a password
         raise DatabaseError(f"{shown_url} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
     if parsed.drivername == "sqlite":
-        return _sqlite(parsed, create=create, read_only=read_only)
+        return _sqlite(parsed, create=create, read_only=read_only, immutable=immutable)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         options = "-c default_transaction_read_only=on" if read_only else ""
         try:
@@ -213,7 +221,7 @@ def engine(url: str, *, create: bool, read_only: bool = False) -> sa.Engine:
     raise DatabaseError(f"{parsed.drivername} is not supported; use sqlite or postgresql")
 
 
-def _sqlite(url: sa.URL, *, create: bool, read_only: bool) -> sa.Engine:
+def _sqlite(url: sa.URL, *, create: bool, read_only: bool, immutable: bool) -> sa.Engine:
     path = Path(url.database) if url.database and url.database != ":memory:" else None
     if path is not None:
         if path.is_dir():
@@ -225,12 +233,12 @@ def _sqlite(url: sa.URL, *, create: bool, read_only: bool) -> sa.Engine:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             except OSError as error:
                 raise DatabaseError(f"{path} cannot be made: {error.strerror}; name another file with --db") from None
+        journal = Path(f"{path}-wal")
+        if immutable and journal.exists() and journal.stat().st_size:
+            raise ReadOnlyError(f"{path} cannot be read without what {journal.name} holds; make its folder writable")
         if read_only:
-            url = (
-                sa.make_url("sqlite://")
-                .set(database=f"file:{quote(path.absolute().as_posix())}")
-                .update_query_dict({"mode": "ro", "uri": "true"})
-            )
+            url = sa.make_url("sqlite://").set(database=f"file:{quote(path.absolute().as_posix())}")
+            url = url.update_query_dict({"mode": "ro", "uri": "true", **({"immutable": "1"} if immutable else {})})
     engine = sa.create_engine(
         url,
         connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000},

@@ -35,11 +35,12 @@ class _Model(BaseModel):
 
     @classmethod
     def of(cls, value: Object) -> Any:
-        """The model of an API object; one whose values have unforeseen types is built all the same, unvalidated."""
+        """The model of an API object; a field whose value has an unforeseen type is left out of it."""
         try:
             return cls.model_validate(value)
-        except ValidationError:
-            return cls.model_construct(None, **{key: inner for key, inner in value.items() if key != "_fields_set"})
+        except ValidationError as error:
+            wrong = {problem["loc"][0] for problem in error.errors()}
+            return cls.model_validate({key: inner for key, inner in value.items() if key not in wrong})
 
 
 class Usage(_Model):
@@ -99,7 +100,7 @@ class ToolCall(_Model):
 
 
 class RunStep(_Model):
-    id: str
+    id: str | None = None
     run_id: str | None = None
     type: str | None = None
     status: str | None = None
@@ -115,7 +116,7 @@ class RunStep(_Model):
 
 
 class Message(_Model):
-    id: str
+    id: str | None = None
     run_id: str | None = None
     role: str | None = None
     status: str | None = None
@@ -136,7 +137,7 @@ class Message(_Model):
 class Run(_Model):
     """A run as the API gives it, with what the recorder adds: its state, steps and messages."""
 
-    id: str
+    id: str | None = None
     status: str | None = None
     model: str | None = None
     thread_id: str | None = None

@@ -633,6 +633,7 @@ def tiny_disk() -> Iterator[Path]:
 def test_a_full_disk_is_one_line_and_questions_are_still_answered(tiny_disk: Path, tmp_path: Path) -> None:
     file, large = tiny_disk / "log.db", enough(tmp_path)
     fill(file)
+    assert recorder("project", db=file).returncode == 0
     done = recorder("import", str(large), db=file)
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 
 import click
 
+from recorder.cli.output import printable
 from recorder.database import DEFAULT_URL
 from recorder.errors import RecorderError, UsageError
 
@@ -61,8 +64,12 @@ def cli(context: click.Context, db: str) -> None:
 def main(args: list[str] | None = None) -> int:
     """Run a command line; its exit status: 0 done, 1 failed or found something, 2 wrong usage. Errors are one line on stderr."""
     try:
-        result = cli.main(args, prog_name="recorder", standalone_mode=False)
+        with cli.make_context("recorder", sys.argv[1:] if args is None else list(args)) as context:
+            result = cli.invoke(context)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
@@ -74,10 +81,16 @@ def main(args: list[str] | None = None) -> int:
         return _fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has had enough, also of what is still buffered
+        return 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
     except MemoryError:
         return _fail("out of memory", 1)
 
 
 def _fail(message: str, status: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + printable(" ".join(message.split())), err=True)
     return status

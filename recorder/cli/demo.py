@@ -14,6 +14,7 @@ import click
 
 from recorder.cli import cli
 from recorder.cli.output import emit, printable, table
+from recorder.cli.parameters import Finite
 from recorder.demo import proof, recording, stage
 from recorder.demo.recording import Growth, Recorded
 from recorder.demo.script import ASSISTANTS
@@ -52,7 +53,7 @@ _COUNTERS = ("prompt_tokens", "completion_tokens", "total_tokens")
 )
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=1.0,
     show_default=True,
     metavar="N",

@@ -8,6 +8,7 @@ import click
 
 from recorder.cli.opening import json_option, opened
 from recorder.cli.output import Progress, emit, note, table
+from recorder.cli.parameters import Finite
 from recorder.collect.import_ import find, import_paths
 
 
@@ -15,7 +16,7 @@ from recorder.collect.import_ import find, import_paths
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option(
     "--pace",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     metavar="EVENTS_PER_SECOND",
     help="Give events of files without timing this pace; without it all have offset 0.",
 )

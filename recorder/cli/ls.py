@@ -9,7 +9,7 @@ import click
 from recorder import database, queries
 from recorder.cli.opening import json_option, opened
 from recorder.cli.output import emit, table
-from recorder.cli.times import When
+from recorder.cli.parameters import When
 
 
 @click.command("ls")

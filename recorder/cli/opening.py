@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from recorder import database
 from recorder.cli.output import Progress, note
-from recorder.errors import DatabaseError
+from recorder.errors import DatabaseError, ReadOnlyError
 from recorder.projections import runner
 
 
@@ -20,7 +20,7 @@ def opened(url: str, *, create: bool = False, fresh: bool = False) -> Iterator[s
 
     create: make or upgrade a SQLite file. fresh: catch up first, for a question that must see what was recorded last.
     """
-    engine = database.connect(url) if create else _existing(url)
+    engine = database.connect(url) if create else _existing(url, read_only=fresh)
     try:
         if fresh:
             freshen(engine)
@@ -36,21 +36,39 @@ def freshen(engine: sa.Engine) -> None:
     try:
         with Progress("catching up", "events", total=runner.behind(engine)) as progress:
             runner.catch_up(engine, progress.advance)
-    except sa.exc.OperationalError as error:
-        reason = database.translated(error, database.shown(engine))
-        note(f"the answer lacks the last {runner.behind(engine):,} events: {reason}")
-    except sa.exc.InternalError as error:
-        note(f"the answer lacks the last {runner.behind(engine):,} events: {database.translated(error, database.shown(engine))}")
+    except sa.exc.DBAPIError as error:
+        if database.is_about_data(error):
+            raise
+        missing = runner.behind(engine)
+        note(f"the answer lacks the last {missing:,} events: {database.translated(error, database.shown(engine))}")
 
 
-def _existing(url: str) -> sa.Engine:
-    """An existing database; an older SQLite schema is upgraded on use."""
+def _existing(url: str, read_only: bool) -> sa.Engine:
+    """An existing database; an older SQLite schema is upgraded on use.
+
+    read_only: where nothing can be written, not even SQLite's files beside the database, open it as it is.
+    """
     try:
         return database.connect(url, create=False)
+    except ReadOnlyError:
+        if not read_only:
+            raise
+        return connect_read_only(url)
     except DatabaseError as error:
         if "older schema" not in str(error) or not url.startswith("sqlite"):
             raise
         return database.connect(url, create=True)
+
+
+def connect_read_only(url: str) -> sa.Engine:
+    """A database that refuses writes; where SQLite could not even make its files beside it, the file as it stands."""
+    try:
+        return database.connect(url, create=False, read_only=True)
+    except ReadOnlyError as error:
+        try:
+            return database.connect(url, create=False, read_only=True, immutable=True)
+        except DatabaseError:
+            raise error from None
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")

@@ -19,7 +19,12 @@ def emit(value: Any) -> None:
 
 def note(message: str) -> None:
     """A diagnostic on stderr."""
-    click.echo(message, err=True)
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+
+
+def say(line: str) -> None:
+    """A line on stdout that may hold recorded text."""
+    click.echo(printable(line))
 
 
 def table(rows: Iterable[Sequence[Any]], columns: Sequence[str], *, empty: str = "nothing") -> None:

@@ -8,6 +8,7 @@ import click
 
 from recorder import database, log, queries
 from recorder.cli.opening import opened
+from recorder.cli.parameters import Finite
 from recorder.errors import UsageError
 from recorder.replay.timing import paced, schedule
 from recorder.sse import chunks
@@ -17,14 +18,14 @@ from recorder.sse import chunks
 @click.argument("id")
 @click.option(
     "--speed",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=1.0,
     show_default=True,
     metavar="N",
     help="N times the original pace.",
 )
 @click.option("--instant", is_flag=True, help="All at once.")
-@click.option("--max-gap", type=click.FloatRange(min=0), metavar="S", help="Shorten every pause to S seconds at the most.")
+@click.option("--max-gap", type=Finite(min=0), metavar="S", help="Shorten every pause to S seconds at the most.")
 @click.option(
     "--from",
     "first",
@@ -52,7 +53,7 @@ def command(db: str, id: str, speed: float, instant: bool, max_gap: float | None
             if first:
                 skipped = sum(1 for _ in log.wire(event for event in recorded if event.position < first))
                 kept = kept[skipped:]
-                start = kept[0][1] if kept else 0
+                start = (kept[0][2] or [(0, kept[0][1])])[0][1] if kept else 0  # the first chunk of what is left
             timed = schedule(chunks(kept), None if instant else speed, max_gap, start)
             for body in paced(timed):
                 sys.stdout.buffer.write(body)

@@ -8,7 +8,7 @@ import click
 
 from recorder import database, jsontext, queries
 from recorder.cli.opening import json_option, opened
-from recorder.cli.output import emit, note, printable, table
+from recorder.cli.output import emit, note, say, table
 from recorder.errors import UsageError
 from recorder.steps import Message, Run, RunStep
 
@@ -56,7 +56,7 @@ def _facts(pairs: list[tuple[str, Any]]) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
         if value not in (None, "", [], {}):
-            click.echo(f"{name:<{width}}  {printable(value if isinstance(value, str) else jsontext.dumps(value))}")
+            say(f"{name:<{width}}  {value if isinstance(value, str) else jsontext.dumps(value)}")
 
 
 def _stream(shown: dict[str, Any]) -> None:
@@ -79,14 +79,16 @@ def _run(shown: dict[str, Any]) -> None:
     for object in shown["steps"]:
         step = RunStep.of(object)
         derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
-        click.echo(f"\nstep {printable(step.id)}  {step.type}  {step.status}{derived}")
+        click.echo()
+        say(f"step {step.id}  {step.type}  {step.status}{derived}")
         for call in step.tool_calls:
-            click.echo(f"  {printable(str(call.type))} {printable(call.name or '')}".rstrip())
+            say(f"  {call.type} {call.name or ''}".rstrip())
             _block("    ", call.arguments)
             _block("    → ", call.output)
     for object in shown["messages"]:
         message = Message.of(object)
-        click.echo(f"\nmessage {printable(message.id)}  {message.role}  {message.status}")
+        click.echo()
+        say(f"message {message.id}  {message.role}  {message.status}")
         _block("  ", message.text)
     _anomalies(shown["anomalies"])
 
@@ -94,7 +96,7 @@ def _run(shown: dict[str, Any]) -> None:
 def _block(lead: str, text: str | None) -> None:
     """Text of several lines, indented."""
     for number, line in enumerate((text or "").splitlines()):
-        click.echo((lead if number == 0 else " " * len(lead)) + printable(line))
+        say((lead if number == 0 else " " * len(lead)) + line)
 
 
 def _session(shown: dict[str, Any]) -> None:
@@ -110,4 +112,4 @@ def _anomalies(found: list[dict[str, Any]]) -> None:
     if found:
         note(f"\n{len(found)} anomalies")
         for entry in found:
-            note(f"  {entry['stream_id']} at {entry['position']}: {entry['kind']}: {printable(entry['detail'])}")
+            note(f"  {entry['stream_id']} at {entry['position']}: {entry['kind']}: {entry['detail']}")

@@ -9,8 +9,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 
-from recorder import database
-from recorder.cli.opening import opened
+from recorder.cli.opening import connect_read_only, opened
 from recorder.cli.output import emit, table
 from recorder.errors import RecorderError
 from recorder.queries import json_value
@@ -26,7 +25,7 @@ def command(db: str, query: str, form: str, as_json: bool) -> None:
     usage_hourly, anomalies, streams, events."""
     with opened(db, fresh=True):
         pass
-    engine = database.connect(db, create=False, read_only=True)
+    engine = connect_read_only(db)
     try:
         with engine.connect() as connection:
             columns, rows = _run(connection, query)
@@ -53,7 +52,7 @@ def _run(connection: sa.Connection, query: str) -> tuple[list[str], list[list[An
         names = [column.name for column in cursor.description or ()]
         rows = cursor.fetchall() if cursor.description else []
     else:
-        result = connection.exec_driver_sql(query.replace("%%", "%"))
+        result = connection.exec_driver_sql(query)
         names = list(result.keys()) if result.returns_rows else []
         rows = list(result.all()) if result.returns_rows else []
     return names, [[_plain(value) for value in row] for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -42,13 +43,14 @@ def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) ->
             seen.update(log.open_heads(connection, began - _MARGIN))
         for key, event in found[len(found) - lines :] if lines else []:
             _print(key, event, as_json)
-        while follow:
-            time.sleep(_POLL_SECONDS)
-            with database.read(engine) as connection:
-                new = log.tail(connection, seen, began - _MARGIN)
-            for key, event in new:
-                if only is None or key in only:
-                    _print(key, event, as_json)
+        with contextlib.suppress(KeyboardInterrupt):
+            while follow:
+                time.sleep(_POLL_SECONDS)
+                with database.read(engine) as connection:
+                    new = log.tail(connection, seen, began - _MARGIN)
+                for key, event in new:
+                    if only is None or key in only:
+                        _print(key, event, as_json)
 
 
 def _print(stream_id: str, event: log.Event, as_json: bool) -> None:

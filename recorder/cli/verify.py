@@ -6,7 +6,7 @@ import click
 
 from recorder import database, log, queries
 from recorder.cli.opening import freshen, json_option, opened
-from recorder.cli.output import Progress, emit, note
+from recorder.cli.output import Progress, emit, note, say
 from recorder.projections.verify import verify
 
 
@@ -31,7 +31,7 @@ def command(db: str, id: str | None, as_json: bool) -> int:
         emit(report._asdict())
     else:
         for problem in report.problems:
-            click.echo(problem)
+            say(problem)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.anomalies.items())) or "none"
         verdict = f"{len(report.problems)} problems" if report.problems else "nothing amiss"
         click.echo(f"{report.streams:,} streams, {report.events:,} events, {report.runs:,} runs: {verdict}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from recorder.sse import Frame
+from recorder.sse import Frame, is_system
 
 
 class Ending:
@@ -17,14 +17,14 @@ class Ending:
 
     def see(self, frames: Iterable[Frame]) -> None:
         for type, data, *_ in frames:
-            if data == "[DONE]":
-                self.done = True
-            elif type == "error":
-                self.error = True
-            elif type == "$tail":
+            if type == "$tail":
                 self.tail = True
             elif type == "$body":
                 self.body = True
+            elif type == "error":
+                self.error = True
+            elif data == "[DONE]" and not is_system(type):
+                self.done = True
 
     def of_connection(self, closed: str, status: int | None) -> str:
         """Of a captured stream. closed: eof (by the server, cleanly), cut, client_closed or no_response."""

@@ -106,7 +106,7 @@ class Proxy:
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._client is not None
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = [(name.decode("latin-1"), _header_text(value)) for name, value in scope["headers"]]
         body = _RequestBody(receive)
         whole = await body.head(headers)
         if body.left:
@@ -155,7 +155,7 @@ class Proxy:
                 allow_redirects=False,
             )
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            recording.end("no_response", _said(error))
+            recording.end("client_closed" if body.left else "no_response", _said(error))
             await _bad_gateway(send, f"recorder could not reach {self.host}: {_said(error)}")
             return
         try:
@@ -166,7 +166,10 @@ class Proxy:
     async def _respond(self, response: aiohttp.ClientResponse, recording: Recording, send: Send, method: str) -> None:
         raw = [(name.lower(), value) for name, value in response.raw_headers]
         named = {token.strip().lower() for name, value in raw if name == b"connection" for token in value.split(b",")}
-        passed = [(name, value) for name, value in raw if name.decode("latin-1") not in _HOP_BY_HOP and name not in named]
+        dropped = {name.encode() for name in _HOP_BY_HOP} | named
+        if response.status == 304:
+            dropped.add(b"content-length")  # of what is not sent: the server would wait for it
+        passed = [(name, value) for name, value in raw if name not in dropped]
         text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
         kept = secrets.headers(text, secrets.RESPONSE_HEADERS)
         encoding = response.headers.get("content-encoding", "identity").lower()
@@ -206,7 +209,9 @@ class Proxy:
 
     def _stream(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None) -> Stream:
         now = datetime.now(UTC)
-        label = next((value for name, value in headers if name.lower() == self._session_header), None)
+        named = {name.lower(): value for name, value in headers}
+        label = named.get(self._session_header)
+        encoded = named.get("content-encoding", "identity") not in ("", "identity")  # its secrets could not be seen
         return Stream(
             stream_id=new_stream_id(),
             method=scope["method"],
@@ -214,7 +219,7 @@ class Proxy:
             path=scope["raw_path"].decode("latin-1"),
             query=secrets.query(scope["query_string"].decode("latin-1")),
             request_headers=secrets.headers(headers, secrets.REQUEST_HEADERS),
-            request_body=secrets.body(body) if body else None,
+            request_body=secrets.body(body, named.get("content-type")) if body and not encoded else None,
             session_label=label or None,
             source="proxy",
             started_at=now,
@@ -268,6 +273,7 @@ class _RequestBody:
         while not self._over:
             message = await self._receive()
             if message["type"] == "http.disconnect":
+                self.left = True
                 raise ConnectionResetError("the client left while sending its request")
             self._over = not message.get("more_body", False)
             if message.get("body"):
@@ -279,6 +285,14 @@ class _RequestBody:
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+
+def _header_text(value: bytes) -> str:
+    """A header's value such that aiohttp, which writes UTF-8, sends the same bytes on wherever they are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 async def _bad_gateway(send: Send, message: str) -> None:
@@ -315,6 +329,12 @@ def _origin(upstream: str) -> str:
     parts = urlsplit(upstream if "//" in upstream else f"https://{upstream}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"--upstream {upstream!r} is no origin; write scheme, host and port: https://api.openai.com")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if port == -1:
+        raise UsageError(f"--upstream {upstream!r} has no port that exists; write a number up to 65535")
     if parts.path not in ("", "/") or parts.query:
         raise UsageError(f"--upstream {upstream!r} has a path; give the origin only, the client's own path is forwarded")
     return f"{parts.scheme}://{parts.netloc}"

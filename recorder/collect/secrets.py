@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote_plus
 
 from recorder import jsontext
+from recorder.bodies import media_type
 
 REDACTED = "REDACTED"
 
@@ -79,15 +81,30 @@ def query(given: str) -> str:
     return "&".join(parts)
 
 
-def body(given: bytes, content_type: str | None = "application/json") -> bytes:
-    """A request body with its secret fields replaced; the same bytes where it has none or is no JSON."""
+def body(given: bytes, content_type: str | None = None) -> bytes:
+    """A request body with its secret fields replaced; the same bytes where it has none, or is something else than JSON.
+
+    JSON that two readers could read differently (a name twice, not quite JSON) and that names such a field goes as a whole.
+    """
+    if media_type(content_type) not in ("", "application/json") and not media_type(content_type).endswith("+json"):
+        return given
     if not any(word in given for word in (b"headers", b"authorization", b"\\u")):
         return given
-    try:
-        value = jsontext.loads(given)
-    except jsontext.JSONError:
+    bare = given.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not bare.startswith(b"{"):
         return given
+    try:
+        value = json.loads(bare, object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError):
+        return REDACTED.encode()
     return jsontext.dumps(value).encode() if _redact(value) else given
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name twice")
+    return found
 
 
 def _redact(value: Any) -> bool:

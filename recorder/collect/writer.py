@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from recorder import database, log
 from recorder.bodies import Decoder, decoder_for
 from recorder.collect.outcome import Ending
-from recorder.errors import RecorderError
 from recorder.log import Row, Stream
 from recorder.sse import Frame
 
@@ -136,6 +135,7 @@ class Writer:
         self._queue_bytes = queue_bytes
         self._queued = 0
         self._taken = 0
+        self._lost: set[str] = set()  # streams that were given up
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
@@ -196,11 +196,15 @@ class Writer:
                 size += _size(entry)
             ending = taken[-1] is None
             entries = [entry for entry in taken if entry is not None]
-            self._commit(*_decode(entries))
+            streams, batch = _decode(entries)
+            self._commit(streams, {stream_id: rows for stream_id, rows in batch.items() if stream_id not in self._lost})
             self._taken += sum(_size(entry) + _CHUNK_COST for entry in entries)
             for entry in entries:
                 if entry.kind == _SYNC:
-                    entry.value()
+                    try:
+                        entry.value()
+                    except Exception:
+                        logger.exception("what was to be called after a commit failed")
 
     def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
         """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
@@ -214,12 +218,11 @@ class Writer:
                     log.append(connection, batch)
                 self.commits += 1
                 self.slowest_commit_us = max(self.slowest_commit_us, (time.perf_counter_ns() - began) // 1000)
-            except RecorderError as error:
-                self.errors += 1
-                logger.error("events of %d streams cannot be appended, they are lost: %s", len(batch), error)  # noqa: TRY400 - one line
-                return
             except Exception as error:  # noqa: BLE001 - whatever fails here, the application's stream must not notice
                 self.errors += 1
+                if not isinstance(error, sa.exc.DBAPIError) or database.is_about_data(error):
+                    self._commit_apart(streams, batch, error)
+                    return
                 if not self._failing:
                     self._failing = True
                     logger.error("the database fails, what is recorded waits in memory: %s", _one_line(error))  # noqa: TRY400
@@ -229,6 +232,17 @@ class Writer:
                     logger.warning("the database takes events again")
                     self._failing = False
                 return
+
+    def _commit_apart(self, streams: list[Stream], batch: dict[str, list[Row]], error: Exception) -> None:
+        """Append each stream by itself, since one of them cannot be: that one is given up, and the others go on."""
+        ids = list(dict.fromkeys([*(stream.stream_id for stream in streams), *batch]))
+        if len(ids) > 1:
+            for stream_id in ids:
+                own = {stream_id: batch[stream_id]} if stream_id in batch else {}
+                self._commit([stream for stream in streams if stream.stream_id == stream_id], own)
+            return
+        self._lost.update(ids)
+        logger.error("stream %s cannot be stored, what comes of it is lost: %s", ids[0], _one_line(error))
 
 
 def _size(entry: _Entry | None) -> int:

@@ -1,7 +1,8 @@
-"""Times on the command line."""
+"""Types of what is given on the command line: times, and numbers that are numbers."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,3 +29,13 @@ class When(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is no time; write 2026-11-22, 2026-11-22T10:30, or how long ago: 90m, 24h, 7d")
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+class Finite(click.FloatRange):
+    """A number in a range; NaN, which is in none, is refused too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return float(number)
