@@ -1,0 +1,143 @@
+"""The client of the proxy benchmark, a process of its own, on bare sockets: prints what it saw as JSON.
+
+python -m tests.benchmarks.client burst EVENTS TOGETHER PORT          → {"seconds"}
+python -m tests.benchmarks.client first COUNT PORT…                   → {PORT: [ms to the first event, …]}
+python -m tests.benchmarks.client paced STREAMS GAP_MS SECONDS PORT   → {"delays": [ms of each event, sorted]}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import cast
+
+_SENT = re.compile(rb'"sent_ns":(\d{20})')
+_BODY = b'{"assistant_id":"asst_4UdR0pXcZq8LfYs1NnBvKe2A","stream":true}'
+_WARM_UP_NS = 1_000_000_000  # of a paced run: connections are made in it
+
+Take = Callable[[bytes], bool]
+"""What came; whether that was all."""
+
+
+class Client(asyncio.Protocol):
+    """One connection; a request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self._take: Take | None = None
+        self._done: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, though not by its class
+
+    def data_received(self, data: bytes) -> None:
+        if self._take and self._take(data) and self._done and not self._done.done():
+            self._done.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._done and not self._done.done():
+            self._done.set_exception(ConnectionResetError("the connection was closed before the end"))
+
+    async def request(self, query: str, take: Take) -> None:
+        self._take = take
+        self._done = asyncio.get_running_loop().create_future()
+        head = f"POST /v1/threads/thread_Hy3Tq0WmEo5u000000000000/runs?{query} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        self.transport.write(
+            head.encode() + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+        )
+        await self._done
+
+
+async def connected(port: int) -> Client:
+    return (await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", port))[1]
+
+
+def counter(events: int) -> Take:
+    """All events are there when their line ends are, three each; those of the transfer encoding follow a CR."""
+    left, last = events * 3, b""
+
+    def take(data: bytes) -> bool:
+        nonlocal left, last
+        left -= data.count(b"\n") - data.count(b"\r\n") - (last == b"\r" and data[:1] == b"\n")
+        last = data[-1:]
+        return left <= 0
+
+    return take
+
+
+async def burst(events: int, together: int, port: int) -> object:
+    client = await connected(port)
+    began = time.perf_counter()
+    await client.request(f"events={events}&together={together}", counter(events))
+    return {"seconds": time.perf_counter() - began}
+
+
+async def first(count: int, *ports: int) -> object:
+    """Requests to each port in turn, on connections that are kept; the first ones, which make connections, don't count."""
+    clients = {port: await connected(port) for port in ports}
+    found: dict[int, list[float]] = {port: [] for port in ports}
+    for number in range(-5, count):
+        for port, client in clients.items():
+            came: list[float] = []
+            held = bytearray()
+
+            def take(data: bytes, came: list[float] = came, held: bytearray = held) -> bool:
+                held.extend(data)
+                if not came and _SENT.search(held):
+                    came.append(time.perf_counter())
+                return held.endswith(b"0\r\n\r\n")
+
+            began = time.perf_counter()
+            await client.request("events=1", take)
+            if number >= 0:
+                found[port].append((came[0] - began) * 1e3)
+            await asyncio.sleep(0.004)
+    return found
+
+
+async def paced(streams: int, gap_ms: int, seconds: int, port: int) -> object:
+    events = seconds * 1000 // gap_ms
+    delays: list[int] = []
+    clock = time.monotonic_ns
+    warm = clock() + _WARM_UP_NS
+    seen = 0
+
+    def taker() -> Take:
+        held, left = b"", events
+
+        def take(data: bytes) -> bool:
+            nonlocal held, left, seen
+            now = clock()
+            held += data
+            end = 0
+            for found in _SENT.finditer(held):
+                sent, end = int(found[1]), found.end()
+                left -= 1
+                seen += 1
+                if sent > warm:
+                    delays.append(now - sent)
+            held = held[end:][-64:]
+            return left == 0
+
+        return take
+
+    clients = [await connected(port) for _ in range(streams)]
+    await asyncio.gather(*(client.request(f"events={events}&gap_ms={gap_ms}", taker()) for client in clients))
+    if seen != streams * events:
+        raise RuntimeError(f"{seen} events came, not {streams * events}")
+    return {"delays": sorted(delay / 1e6 for delay in delays)}
+
+
+COMMANDS: dict[str, Callable[..., Coroutine[None, None, object]]] = {"burst": burst, "first": first, "paced": paced}
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    seen = uvloop.run(COMMANDS[sys.argv[1]](*map(int, sys.argv[2:])))
+    with open(sys.stdout.fileno(), "w", closefd=False) as out:  # buffered: with PYTHONUNBUFFERED a long line can be cut short
+        json.dump(seen, out)
