@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -121,19 +122,25 @@ class Head(NamedTuple):
 Row = tuple[str, int, int, str, str | None, bytes | None, str | None]
 """A row of `events` as the driver takes it: stream_id, position, offset_us, type, data, raw, cuts."""
 
-_INSERT = {
-    "sqlite": "INSERT INTO events (stream_id, position, offset_us, type, data, raw, cuts) VALUES (?, ?, ?, ?, ?, ?, ?)",
-    "postgresql": "COPY events (stream_id, position, offset_us, type, data, raw, cuts) FROM STDIN",
-}
+BLOCK = 50
+"""Rows in one INSERT on SQLite: fewer and larger statements are a tenth faster than executemany alone."""
+
+_COLUMNS = "events (stream_id, position, offset_us, type, data, raw, cuts)"
+_INSERT = f"INSERT INTO {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT_BLOCK = f"INSERT INTO {_COLUMNS} VALUES " + ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * BLOCK)
+_COPY = f"COPY {_COLUMNS} FROM STDIN"
 _UPSERT_HEADS = (
     "INSERT INTO heads (stream_id, position, outcome, ended_at, crc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (stream_id) DO UPDATE SET"
     " position = excluded.position, outcome = excluded.outcome, ended_at = excluded.ended_at, crc = excluded.crc"
 )
-_CLAIM_HEADS = "INSERT INTO heads (stream_id, position, crc) VALUES (?, -1, 0) ON CONFLICT (stream_id) DO NOTHING"
+_HEADS = "SELECT stream_id, position, outcome, ended_at, crc FROM heads WHERE stream_id "
+_CLAIM_HEADS = (
+    "INSERT INTO heads (stream_id, position, crc) SELECT unnest(?::uuid[]), -1, 0"
+    " ON CONFLICT (stream_id) DO UPDATE SET position = heads.position RETURNING stream_id, position, outcome, ended_at, crc"
+)
 _UPSERT_PENDING = (
     "INSERT INTO pending (stream_id, position) VALUES (?, ?) ON CONFLICT (stream_id) DO UPDATE SET position = excluded.position"
 )
-_HEAD = "SELECT position, outcome, ended_at, crc FROM heads WHERE stream_id = ?"
 _READ = (
     "SELECT position, offset_us, type, data, raw, cuts FROM events WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
 )
@@ -215,9 +222,11 @@ def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[
         rows += new
     if rows:
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(_INSERT["sqlite"], rows)
+            whole = len(rows) - len(rows) % BLOCK
+            _many(connection, _INSERT_BLOCK, [tuple(chain.from_iterable(rows[at : at + BLOCK])) for at in range(0, whole, BLOCK)])
+            _many(connection, _INSERT, rows[whole:])
         else:
-            with connection.connection.cursor().copy(_INSERT["postgresql"]) as copy:
+            with connection.connection.cursor().copy(_COPY) as copy:
                 for values in rows:
                     copy.write_row(values)
         _many(connection, _UPSERT_HEADS, updates)
@@ -228,9 +237,7 @@ def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[
 def checksum(rows: Sequence[Row], crc: int = 0) -> int:
     """The running CRC-32 over rows, each as a MessagePack array: whoever changes one byte of one changes it."""
     packed = _pack(rows)
-    header = (
-        1 if len(rows) < 16 else 3 if len(rows) < 65536 else 5
-    )  # of the outer array: it depends on the batch, so it stays out
+    header = 1 if len(rows) < 16 else 3 if len(rows) < 65536 else 5  # bytes of the outer array's, which depends on the batch
     return zlib.crc32(memoryview(packed)[header:], crc)
 
 
@@ -350,17 +357,15 @@ def _stream(values: Any) -> Stream:
 
 def _heads(connection: sa.Connection, stream_ids: Iterable[str], claim: bool = False) -> dict[str, Head]:
     """The heads of streams. claim: on PostgreSQL lock them (and make those that are missing), so that appends to one queue up."""
-    statement = _HEAD
-    ids = list(stream_ids)
-    if claim and connection.dialect.name == "postgresql":
-        ids.sort()
-        _many(connection, _CLAIM_HEADS, [(stream_id,) for stream_id in ids])
-        statement += " FOR UPDATE"
+    ids = sorted(stream_ids)
     found: dict[str, Head] = {}
-    for stream_id in ids:
-        values = _execute(connection, statement, (stream_id,)).first()
-        if values is not None and values[0] >= 0:
-            found[stream_id] = Head(*values)
+    for at in range(0, len(ids), 500):
+        some = ids[at : at + 500]
+        if connection.dialect.name == "sqlite":
+            rows = _execute(connection, f"{_HEADS} IN ({', '.join('?' * len(some))})", tuple(some))
+        else:
+            rows = _execute(connection, _CLAIM_HEADS if claim else f"{_HEADS} = ANY(?::uuid[])", (some,))
+        found.update((str(stream_id), Head(*head)) for stream_id, *head in rows if head[0] >= 0)
     return found
 
 

@@ -20,7 +20,7 @@ from alembic.script import ScriptDirectory
 
 from recorder import database, log
 from recorder.errors import DatabaseError, ReadOnlyError
-from recorder.projections import PROJECTED
+from recorder.projections import PROJECTED, WORKING
 
 
 def alembic_config() -> Config:

@@ -10,7 +10,7 @@ import pytest
 
 from recorder.cli import COMMANDS, cli
 from recorder.log import LOG_TABLES
-from recorder.projections import PROJECTED
+from recorder.projections import PROJECTED, WORKING
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CONTEXT = click.Context(cli)
@@ -41,10 +41,14 @@ def test_command_stands_in_the_readme_with_all_its_options(name: str, command: c
 @pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_command_explains_itself(name: str, command: click.Command) -> None:
     assert command.help
-    assert all(parameter.help or parameter.opts[0] in ("--model", "--limit", "--format", "--label") for parameter in command.params if isinstance(parameter, click.Option))
+    assert all(
+        parameter.help or parameter.opts[0] in ("--model", "--limit", "--format", "--label")
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    )
 
 
-@pytest.mark.parametrize("table", [table.name for table in (*LOG_TABLES, *PROJECTED)])
+@pytest.mark.parametrize("table", [table.name for table in (*LOG_TABLES, *PROJECTED, *WORKING)])
 def test_table_stands_in_the_readme(table: str) -> None:
     assert f"`{table}`" in README
 

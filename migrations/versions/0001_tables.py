@@ -95,6 +95,12 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "pending_sums",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "key"),
+    )
+    op.create_table(
         "run_steps",
         sa.Column("run_key", sa.Text(), nullable=False),
         sa.Column("step_id", sa.Text(), nullable=False),
@@ -287,6 +293,7 @@ def downgrade() -> None:
     op.drop_table("runs")
     op.drop_index("run_steps_step_id", table_name="run_steps")
     op.drop_table("run_steps")
+    op.drop_table("pending_sums")
     op.drop_table("pending")
     op.drop_index("messages_message_id", table_name="messages")
     op.drop_table("messages")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -136,6 +137,7 @@ class Writer:
         self._queued = 0
         self._taken = 0
         self._lost: set[str] = set()  # streams that were given up
+        self._connection: sa.Connection | None = None
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
@@ -205,6 +207,7 @@ class Writer:
                         entry.value()
                     except Exception:
                         logger.exception("what was to be called after a commit failed")
+        self._disconnect()
 
     def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
         """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
@@ -213,7 +216,7 @@ class Writer:
         while True:
             try:
                 began = time.perf_counter_ns()
-                with database.write(self._engine) as connection:
+                with self._transaction() as connection:
                     log.insert_streams(connection, streams)
                     log.append(connection, batch)
                 self.commits += 1
@@ -232,6 +235,23 @@ class Writer:
                     logger.warning("the database takes events again")
                     self._failing = False
                 return
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        """A transaction on the thread's own connection, which is kept until something fails on it."""
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(**database.WRITING)
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _commit_apart(self, streams: list[Stream], batch: dict[str, list[Row]], error: Exception) -> None:
         """Append each stream by itself, since one of them cannot be: that one is given up, and the others go on."""

@@ -5,7 +5,7 @@ To add one: its file, its entry in PROJECTIONS, one migration. sessions and usag
 
 from __future__ import annotations
 
-from recorder.projections import anomalies, folds, messages, run_steps, runs, sessions, usage
+from recorder.projections import anomalies, folds, messages, pending_sums, run_steps, runs, sessions, usage
 
 PROJECTIONS = (runs, run_steps, messages, anomalies)
 """Families whose rows belong to one run each: they are replaced, run by run."""
@@ -15,3 +15,6 @@ READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, usage) for table
 
 PROJECTED = (*folds.TABLES, *READ_MODEL)
 """All tables that can be rebuilt from the log."""
+
+WORKING = pending_sums.TABLES
+"""What projecting keeps for itself."""

@@ -20,6 +20,7 @@ from recorder.log import Stream, checkpoints, heads, pending
 from recorder.projections import PROJECTIONS, sessions, usage
 from recorder.projections.anomalies import anomalies
 from recorder.projections.folds import contribution, folds, resume, source_of, to_rows
+from recorder.projections.pending_sums import note, sum_up
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams, stream_row
 from recorder.protocols import FOLD_VERSION, StreamFold
@@ -64,6 +65,7 @@ def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[st
             with database.read(engine) as connection:
                 waiting = _waiting(connection, size)
             if not waiting:
+                sum_up(engine)
                 return done
             folded, count = _fold(engine, waiting, cache)
             took = _write(engine, folded, cache)
@@ -108,9 +110,9 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
             connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
         keys.discard(STREAM)
         _replace_runs(connection, [], {}, keys)
-        now_sessions, now_hours = _touched(connection, stream_ids, keys)
-        sessions.apply(connection, touched_sessions | now_sessions)
-        usage.apply(connection, touched_hours | now_hours)
+        note(connection, touched_sessions, touched_hours)
+        note(connection, *_touched(connection, stream_ids, keys))
+    sum_up(engine)
 
 
 def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
@@ -125,7 +127,7 @@ def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
 
 
 def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
-    """Write what folded streams say: their folds, the rows of the runs they touch, their sessions, their usage buckets."""
+    """Write what folded streams say: their folds, the rows of the runs they touch, and what is to be summed up then."""
     ids = [entry.stream.stream_id for entry in batch]
     states = {entry.stream.stream_id: entry.fold.states() for entry in batch}
     keys = {key for parts in states.values() for key in parts}
@@ -146,9 +148,8 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
         session_streams,
         [stream_row(entry.stream, entry.fold, filter_runs(states[entry.stream.stream_id])) for entry in batch],
     )
-    now_sessions, now_hours = _touched(connection, ids, keys)
-    sessions.apply(connection, touched_sessions | now_sessions)
-    usage.apply(connection, touched_hours | now_hours)
+    note(connection, touched_sessions, touched_hours)
+    note(connection, *_touched(connection, ids, keys))
 
 
 def _replace_runs(connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]) -> None:
@@ -342,24 +343,28 @@ def _queue(connection: sa.Connection, ids: list[str]) -> None:
 
 
 def _sweep(engine: sa.Engine) -> None:
-    """Delete rows that no fold supports, and recompute what is summed up."""
-    with database.write(engine) as connection:
-        connection.execute(folds.delete().where(folds.c.stream_id.not_in(sa.select(heads.c.stream_id))))
-        for family in PROJECTIONS:
-            for table in family.TABLES:
-                orphaned = table.c.run_key.not_in(sa.select(folds.c.run_key))
-                connection.execute(table.delete().where(orphaned))
-        connection.execute(session_streams.delete().where(session_streams.c.stream_id.not_in(sa.select(heads.c.stream_id))))
+    """Delete rows that no fold supports, and sum everything up again. They are looked for without a lock, which is long."""
+    for table, column, supported in (
+        (folds, folds.c.stream_id, heads.c.stream_id),
+        (session_streams, session_streams.c.stream_id, heads.c.stream_id),
+        *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
+    ):
+        with database.read(engine) as connection:
+            strays = set(connection.execute(sa.select(column).where(column.not_in(sa.select(supported))).distinct()).scalars())
+        for some in _slices(strays, 500):
+            with database.write(engine) as connection:
+                connection.execute(table.delete().where(column.in_(some), column.not_in(sa.select(supported))))
+    with database.read(engine) as connection:
         known = set(connection.execute(sa.select(sessions.sessions.c.session_id)).scalars())
         known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())
         hours = set(connection.execute(sa.select(usage.usage_hourly.c.hour).distinct()).scalars())
         hours.update(connection.execute(sa.select(runs.c.hour).distinct()).scalars())
-    for some in _slices(known, 500):
+    for some in _slices(known):
         with database.write(engine) as connection:
-            sessions.apply(connection, set(some))
-    for hour in sorted(hours):
-        with database.write(engine) as connection:
-            usage.apply(connection, {hour})
+            note(connection, set(some), set())
+    with database.write(engine) as connection:
+        note(connection, set(), hours)
+    sum_up(engine)
 
 
 @contextmanager
