@@ -25,6 +25,8 @@ from tests import writing
 from tests.commands import Background, command, environment, output, recorder, sqlite, until
 from tests.writing import DONE, encoded, said, stream_id
 
+pytestmark = pytest.mark.slow
+
 READING = {
     "export": ("export", "last"),
     "ls": ("ls",),

@@ -21,6 +21,8 @@ from recorder.demo.script import ASSISTANTS, request, tokens
 from recorder.demo.upstream import Upstream
 from tests.commands import PATIENCE, command, environment, output, recorder, until
 
+pytestmark = pytest.mark.slow
+
 FAST = ("demo", "--speed", "50")
 ENDS = ("sent", "received", "exported", "replayed")
 

@@ -47,6 +47,8 @@ from tests.writing import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 USAGE = {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 
 Rows = dict[str, list[tuple[Any, ...]]]

@@ -29,6 +29,8 @@ from recorder.sse import chunks
 from tests.commands import ProxyProcess, output, recorder, sqlite, until
 from tests.upstream import PATIENCE, SSE, Asked, Headers, Upstream, Wire
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEGABYTE = 1024 * 1024
 JSON = ("Content-Type", "application/json")

@@ -16,6 +16,8 @@ from tests import writing
 from tests.commands import command, environment, output, sqlite
 from tests.writing import stream_id
 
+pytestmark = pytest.mark.slow
+
 MS = 1000
 FRAMES = [
     log.system_frame("$response", {"status": 200, "headers": [["content-type", "text/event-stream"]]}, 0),

@@ -19,6 +19,8 @@ from recorder.projections.verify import verify
 from recorder.sse import Frame
 from tests.writing import answered, asked, frames, said, stream, stream_id, submitting, write
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "assistants"
 CASES = (
     "message-annotations-refusal",

@@ -209,6 +209,13 @@ class Proxy:
 
     def _stream(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None) -> Stream:
         now = datetime.now(UTC)
+        try:
+            return self._described(scope, headers, body, now)
+        except Exception:
+            logger.exception("a request cannot be described, it is forwarded all the same")
+            return Stream(new_stream_id(), scope["method"], self.host, source="proxy", started_at=now, recorded_at=now)
+
+    def _described(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None, now: datetime) -> Stream:
         named = {name.lower(): value for name, value in headers}
         label = named.get(self._session_header)
         encoded = named.get("content-encoding", "identity") not in ("", "identity")  # its secrets could not be seen
