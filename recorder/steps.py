@@ -1,4 +1,4 @@
-"""The vocabulary: Run, RunStep, ToolCall, Message, Usage, by the API's own names (assistants.md 2).
+"""The vocabulary: Run, RunStep, ToolCall, Message, Usage, by the API's own names.
 
 The folds work on plain JSON, which is exact and fast; these models are built at the edges, for people who ask from Python.
 They keep every field they do not know, and a value of an unforeseen type does not stop them: statuses, types and codes are
@@ -25,7 +25,7 @@ STREAMED = frozenset(
         ("tool_calls", "arguments"),  # Azure's mcp calls are flat
     }
 )
-"""(parent key, key) of the strings that deltas extend (assistants.md 6.4 rule 1)."""
+"""(parent key, key) of the strings that deltas extend."""
 
 Object = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The fold of the Assistants stream (assistants.md 3 to 7): each event, each transition, each rule."""
+"""The fold of the Assistants stream: each event, each transition, each rule."""
 
 from __future__ import annotations
 
@@ -417,7 +417,7 @@ def test_a_run_whose_end_was_not_seen_is_unknown_and_never_failed(status: str, o
     assert view.object["status"] == status
 
 
-# Section 6.4: the rules
+# The rules of the fold
 
 
 def test_rule_1_streamed_strings_grow_and_every_other_scalar_is_replaced() -> None:

@@ -1,4 +1,4 @@
-"""Merging indexed fragments (assistants.md 6.1 and 6.4, rules 1 and 2)."""
+"""Merging indexed fragments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging what several streams say about a run: a function of the set of parts, whatever their order (design: Folding)."""
+"""Merging what several streams say about a run: a function of the set of parts, whatever their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a stream ended (design: outcome), from what its events said and how its connection closed."""
+"""How a stream ended, its outcome, from what its events said and how its connection closed."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ tool_calls = sa.Table(
 TABLES = (run_steps, tool_calls)
 
 _INHERITED = {"expired": "expired", "cancelled": "cancelled", "failed": "failed"}
-"""Run status → status of its steps that no event ended (assistants.md 4)."""
+"""Run status → status of its steps that no event ended."""
 
 
 def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:

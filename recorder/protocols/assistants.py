@@ -1,8 +1,19 @@
-"""The Assistants stream (OpenAI's, Azure's classic agents' and their compatibles'): the fold of assistants.md 6.4 and 7.
+"""The Assistants stream of OpenAI, of Azure's classic agents and of servers compatible with them: events → partial states.
 
-A lifecycle event carries a snapshot, a delta adds to what deltas before it built; both are kept, the final snapshot wins,
-and where the two differ that is an anomaly. Nothing is refused: a transition that the state machines (section 4) do not
-know is applied and flagged, and what is unknown (event names, step and tool types, statuses, fields) is carried along.
+The shapes are those of OpenAI's API description (openai-openapi 2.3.0, its Assistants section); what it leaves open follows
+real streams. The rules of the fold:
+
+1. Streamed strings are concatenated (steps.STREAMED); every other value of a delta replaces what was there, null never does.
+2. Lists in deltas are merged by `index`; the index goes when they are shown.
+3. A lifecycle event carries a snapshot: keys that it has overwrite, keys that it lacks keep their value, and then what its
+   status no longer holds is dropped (a required_action, a last_error, incomplete_details).
+4. A final snapshot wins over accumulated deltas, which are compared with it: a difference is an anomaly. A snapshot that is
+   not final never empties what deltas built.
+5. Events may come in any order: a delta, or a final snapshot, of an unknown object creates it.
+6. A run is found by its id in payloads or in the URL, never by its connection: one run may have several streams.
+
+Nothing is refused: a transition that the API does not know is applied and flagged, and what is unknown (event names, step
+and tool types, statuses, fields) is carried along.
 """
 
 from __future__ import annotations
@@ -21,7 +32,7 @@ NAME = "assistants"
 FOLD_VERSION = 1
 """Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
 
-# Section 4. A status that is not listed is one that we do not know, and anything may follow it.
+# What may follow which status. One that is not listed is one that we do not know, and anything may follow it.
 _ENDINGS = frozenset({"cancelling", "cancelled", "expired", "failed", "completed", "incomplete"})
 RUN_TRANSITIONS: dict[str, frozenset[str]] = {
     "queued": frozenset({"queued", "in_progress", "requires_action"}) | _ENDINGS,
@@ -30,7 +41,7 @@ RUN_TRANSITIONS: dict[str, frozenset[str]] = {
     "cancelling": frozenset({"cancelling", "cancelled", "completed", "failed", "expired", "incomplete"}),
 } | {status: frozenset({status}) for status in RUN_TERMINAL}
 
-# Absent from a snapshot, these no longer hold in any other status (6.4 rule 3).
+# Absent from a snapshot, these no longer hold in any other status (rule 3).
 _HOLDS_IN: dict[str, Callable[[str | None], bool]] = {
     "required_action": lambda status: status == "requires_action",
     "last_error": lambda status: status not in ("queued", "in_progress", "completed"),
@@ -59,7 +70,7 @@ def matches_event(type: str, data: str) -> bool:
 
 
 def begin(partial: Partial, request: Request) -> None:
-    """What the request alone tells: ids in its URL, and the tool outputs that it submits (section 7)."""
+    """What the request alone tells: ids in its URL, and the tool outputs that it submits."""
     segments = request.path.split("/")
     if "threads" in segments:
         after = segments[segments.index("threads") + 1 :]
@@ -100,7 +111,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
 
 
 def clear(object: dict[str, Any], said: dict[str, Any]) -> None:
-    """Drop from a run what its status no longer holds, unless the snapshot itself says it (6.4 rule 3)."""
+    """Drop from a run what its status no longer holds, unless the snapshot itself says it (rule 3)."""
     for key, holds in _HOLDS_IN.items():
         if object.get(key) is not None and key not in said and not holds(object.get("status")):
             object[key] = None
@@ -134,7 +145,7 @@ def _value(data: str) -> Any:
 
 
 def _unwrap(type: str, value: Any) -> tuple[str, Any]:
-    """(event name, payload), out of the envelope where a gateway put both into the data (section 1)."""
+    """(event name, payload), out of the envelope where a gateway put both into the data."""
     if not type and isinstance(value, dict) and isinstance(value.get("event"), str) and "data" in value:
         return value["event"], value["data"]
     return type, value
@@ -218,7 +229,7 @@ def _snapshot(
     field: str,
     content: Any,
 ) -> None:
-    """Apply a step's or message's snapshot: present keys overwrite, but nothing empties what is there (6.4 rules 3 to 5)."""
+    """Apply a step's or message's snapshot: present keys overwrite, but nothing empties what is there (rules 3 to 5)."""
     status = _status(name, payload)
     ends = status in terminal
     if entity.terminal and not ends:
@@ -266,7 +277,7 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
 
 
 def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
-    """Of an error event, in any of its shapes (section 7): nested, flat, or a text."""
+    """Of an error event, in any of its shapes: nested, flat, or a text."""
     nested = payload.get("error")
     error = nested if isinstance(nested, dict) else payload
     partial.error = {key: error.get(key) for key in ("code", "type", "message", "param")}

@@ -1,4 +1,4 @@
-"""Merging indexed fragments: what a delta adds to what deltas before it have built (assistants.md 6.1 and 6.4).
+"""Merging indexed fragments: what a delta adds to what deltas before it have built.
 
 An accumulation is the API's object in its delta form. While it grows, a streamed string is a `Text` (a list of fragments,
 joined once) and an indexed list is an `Indexed` (a dict by index, sorted once); `plain` turns it into JSON, its lists with

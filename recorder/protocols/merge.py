@@ -1,4 +1,4 @@
-"""A run from its parts: what several streams say about it, merged into one view (design: Folding).
+"""A run from its parts: what several streams say about it, merged into one view.
 
 Whatever order the streams were recorded, imported or folded in, the view is the same: it is a function of the set of parts.
 A snapshot of higher rank overlays those below: terminal over open, then by the start of the stream, then by its recording.
