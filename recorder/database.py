@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql
 
-from recorder.errors import DatabaseError, ReadOnlyError
+from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 
 DEFAULT_URL = "sqlite:///recorder.db"
 SCHEMA_VERSION = "0001"
@@ -100,7 +100,7 @@ def check(engine: sa.Engine, *, upgrade: bool) -> None:
             f"{name} was written by a newer recorder (its schema is {version}, this one knows {SCHEMA_VERSION}); upgrade recorder"
         )
     elif not upgrade:
-        raise DatabaseError(f"{name} has the older schema {version}; run `recorder db upgrade`")
+        raise OldSchema(f"{name} has the older schema {version}; run `recorder db upgrade`")
     migrate(engine)
 
 
@@ -164,6 +164,13 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
             connection = connection.execution_options(isolation_level="REPEATABLE READ")
         with connection.begin():
             yield connection
+
+
+def slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
+    """Values in order, few enough at a time for one IN list: SQLite takes 32,766 parameters."""
+    ordered = sorted(values)
+    for at in range(0, len(ordered), size):
+        yield ordered[at : at + size]
 
 
 def shown(engine: sa.Engine) -> str:

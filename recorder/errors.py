@@ -2,7 +2,8 @@
 
 RecorderError
 ├── DatabaseError      cannot be opened, is another program's, or needs another version of recorder
-│   └── ReadOnlyError  the database can be read but not written
+│   ├── ReadOnlyError  the database can be read but not written
+│   └── OldSchema      the database is to be upgraded first
 ├── AppendConflict     an append that contradicts what the log already holds
 ├── UnknownID          an ID that names nothing
 ├── AmbiguousID        a prefix that names more than one thing
@@ -22,6 +23,10 @@ class DatabaseError(RecorderError):
 
 
 class ReadOnlyError(DatabaseError):
+    pass
+
+
+class OldSchema(DatabaseError):
     pass
 
 

@@ -374,7 +374,7 @@ def _unseen(connection: sa.Connection, stream_id: str, new: list[Row], position:
     again = [values for values in new if values[1] <= position]
     stored = read_rows(connection, stream_id, again[0][1] - 1, len(again))
     for wanted, have in zip(again, stored, strict=True):
-        if wanted != (stream_id, *have[1:5], None if have[5] is None else bytes(have[5]), have[6]):
+        if wanted != have:
             raise AppendConflict(f"stream {stream_id} holds another event at position {wanted[1]}; nothing was changed")
     return new[len(again) :]
 

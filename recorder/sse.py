@@ -210,7 +210,7 @@ class SSEDecoder:
         else:
             data, fresh = chunk, True
         self._offset_us = offset_us
-        at = 0
+        at, held = 0, len(data) - len(chunk)  # where the chunk begins in data: what is canonical lies in the chunk alone
         if self._bom_possible:
             if _BOM.startswith(bytes(data[:3])) and len(data) < 3:
                 return self._keep(data, 0, fresh, frames)
@@ -220,7 +220,7 @@ class SSEDecoder:
                 at, fresh = 3, True
         while at < len(data):
             if fresh and not self._after_cr:
-                at = self._canonical(chunk, at - len(data) + len(chunk), offset_us, frames) + len(data) - len(chunk)
+                at = self._canonical(chunk, at - held, offset_us, frames) + held
                 if at == len(data):
                     break
             end = self._block_end(data, at)

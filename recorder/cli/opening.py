@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from recorder import database
 from recorder.cli.output import Progress, note
-from recorder.errors import DatabaseError, ReadOnlyError
+from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 from recorder.projections import runner
 
 
@@ -54,8 +54,8 @@ def _existing(url: str, read_only: bool) -> sa.Engine:
         if not read_only:
             raise
         return connect_read_only(url)
-    except DatabaseError as error:
-        if "older schema" not in str(error) or not url.startswith("sqlite"):
+    except OldSchema:
+        if not url.startswith("sqlite"):
             raise
         return database.connect(url, create=True)
 

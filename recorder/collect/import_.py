@@ -159,17 +159,13 @@ class _Appender:
 
     def take(self, stream: Stream, frames: Iterable[Frame]) -> tuple[str, int]:
         stream_id, row = stream.stream_id, log.row
+        if self._batch.get(stream_id):
+            self.flush()  # the same content twice: the second finds itself stored
         self._streams.append(stream)
         rows = self._batch.setdefault(stream_id, [])
         count = 0
-        position = rows[-1][1] + 1 if rows else 0  # the same file twice in one batch: the second finds itself there
-        if position:
-            self.flush()
-            rows = self._batch.setdefault(stream_id, [])
-            position = 0
-        for frame in frames:
+        for position, frame in enumerate(frames):
             rows.append(row(stream_id, position, frame))
-            position += 1
             count += not is_system(frame.type)
             self._size += 1
             if self._size >= BATCH:

@@ -70,7 +70,6 @@ class Proxy:
     ) -> None:
         self.origin = _origin(upstream)
         self.host = urlsplit(self.origin).netloc.rpartition("@")[2]
-        self.active = 0
         self._writer = writer
         self._strict = strict
         self._session_header = session_header.lower()
@@ -80,11 +79,7 @@ class Proxy:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            self.active += 1
-            try:
-                await self._relay(scope, receive, send)
-            finally:
-                self.active -= 1
+            await self._relay(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -159,11 +154,11 @@ class Proxy:
             await _bad_gateway(send, f"recorder could not reach {self.host}: {_said(error)}")
             return
         try:
-            await self._respond(response, recording, send, scope["method"])
+            await self._respond(response, recording, send)
         finally:
             response.close()
 
-    async def _respond(self, response: aiohttp.ClientResponse, recording: Recording, send: Send, method: str) -> None:
+    async def _respond(self, response: aiohttp.ClientResponse, recording: Recording, send: Send) -> None:
         raw = [(name.lower(), value) for name, value in response.raw_headers]
         named = {token.strip().lower() for name, value in raw if name == b"connection" for token in value.split(b",")}
         dropped = {name.encode() for name in _HOP_BY_HOP} | named

@@ -8,7 +8,7 @@ lock, check that nobody else has moved the checkpoints meanwhile, and write for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from recorder import database, log
+from recorder.database import slices
 from recorder.log import Stream, checkpoints, heads, pending
 from recorder.projections import PROJECTIONS, sessions, usage
 from recorder.projections.anomalies import anomalies
@@ -161,7 +162,7 @@ def _replace_runs(connection: sa.Connection, batch: Sequence[Folded], states: di
             for table, found in family.rows(view).items():
                 rows[table] += found
         for table, found in rows.items():
-            for some in _slices(keys):
+            for some in slices(keys):
                 connection.execute(table.delete().where(table.c.run_key.in_(some)))
             if "stream_id" in table.primary_key.columns:
                 connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
@@ -181,7 +182,7 @@ def _views(
                 found.setdefault(key, []).append(Contribution(source, part))
             elif part["part"]:
                 views.append(merge(STREAM, [Contribution(source, part["part"])]))
-    for some in _slices(keys):
+    for some in slices(keys):
         for stream_id, key, state in connection.execute(
             sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(folds.c.run_key.in_(some))
         ):
@@ -196,7 +197,7 @@ def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple
         connection.execute(sa.select(session_streams.c.session_id).where(session_streams.c.stream_id.in_(ids))).scalars()
     )
     hours: set[datetime] = set()
-    for some in _slices(keys):
+    for some in slices(keys):
         for session_id, hour in connection.execute(
             sa.select(runs.c.session_id, runs.c.hour).where(runs.c.run_key.in_(some)).distinct()
         ):
@@ -208,13 +209,6 @@ def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple
 def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
         connection.execute(table.insert(), rows)
-
-
-def _slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
-    """Few enough for one IN list each."""
-    ordered = sorted(values)
-    for at in range(0, len(ordered), size):
-        yield ordered[at : at + size]
 
 
 def _waiting(connection: sa.Connection, size: int) -> list[tuple[Stream, dict[str, str], int | None]]:
@@ -351,7 +345,7 @@ def _sweep(engine: sa.Engine) -> None:
     ):
         with database.read(engine) as connection:
             strays = set(connection.execute(sa.select(column).where(column.not_in(sa.select(supported))).distinct()).scalars())
-        for some in _slices(strays, 500):
+        for some in slices(strays, 500):
             with database.write(engine) as connection:
                 connection.execute(table.delete().where(column.in_(some), column.not_in(sa.select(supported))))
     with database.read(engine) as connection:
@@ -359,7 +353,7 @@ def _sweep(engine: sa.Engine) -> None:
         known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())
         hours = set(connection.execute(sa.select(usage.usage_hourly.c.hour).distinct()).scalars())
         hours.update(connection.execute(sa.select(runs.c.hour).distinct()).scalars())
-    for some in _slices(known):
+    for some in slices(known):
         with database.write(engine) as connection:
             note(connection, set(some), set())
     with database.write(engine) as connection:

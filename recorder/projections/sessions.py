@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from recorder import jsontext
-from recorder.database import StreamID, UTCTime, metadata
+from recorder.database import StreamID, UTCTime, metadata, slices
 from recorder.log import Stream
 from recorder.projections.anomalies import anomalies
 from recorder.projections.folds import source_of
@@ -142,11 +142,9 @@ def failed_streams(connection: sa.Connection, where: sa.ColumnElement[bool]) -> 
     columns = session_streams.c
     ended = sa.select(columns.stream_id, columns.session_id, columns.runs).where(where, columns.outcome.in_(FAILED_OUTCOMES))
     found = connection.execute(ended.order_by(columns.started_at, columns.stream_id)).all()
-    keys = sorted({key for _, _, speaks_of in found for key in jsontext.loads(speaks_of)})
     failed: set[str] = set()
-    for at in range(0, len(keys), 5000):
-        some = runs.c.run_key.in_(keys[at : at + 5000])
-        failed.update(connection.execute(sa.select(runs.c.run_key).where(some, runs.c.failed)).scalars())
+    for some in slices({key for _, _, speaks_of in found for key in jsontext.loads(speaks_of)}):
+        failed.update(connection.execute(sa.select(runs.c.run_key).where(runs.c.run_key.in_(some), runs.c.failed)).scalars())
     return {stream_id: session_id for stream_id, session_id, of in found if not failed.intersection(jsontext.loads(of))}
 
 

@@ -125,7 +125,7 @@ def _check_stream(connection: sa.Connection, stream_id: str, problems: list[str]
 def _rows(connection: sa.Connection, stream_id: str) -> Iterator[list[log.Row]]:
     after = -1
     while rows := log.read_rows(connection, stream_id, after, _BATCH):
-        yield [(*row[:5], None if row[5] is None else bytes(row[5]), row[6]) for row in rows]
+        yield rows
         after = rows[-1][1]
 
 
