@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from recorder import jsontext, log
+from recorder import database, jsontext, log
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.anomalies import anomalies
@@ -229,6 +229,28 @@ def list_sessions(
         row["models"] = sorted({run["model"] for run in ran if run["model"]})
         row["statuses"] = [run["status"] if run["state"] != "unknown" else "unknown" for run in ran]
     return found
+
+
+def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[str, Any]]:
+    """The sessions that these streams are of, in order: how many of the streams, their events, and the runs they speak of."""
+    found: dict[str, dict[str, Any]] = {}
+    run_ids: dict[str, set[str]] = {}
+    columns = session_streams.c
+    chosen = sa.select(columns.stream_id, columns.session_id, columns.events, columns.runs)
+    for some in database.slices(stream_ids):
+        for stream_id, session_id, events, speaks_of in connection.execute(chosen.where(columns.stream_id.in_(some))):
+            session = found.setdefault(session_id, {"first": stream_id, "session_id": session_id, "streams": 0, "events": 0})
+            session["first"] = min(session["first"], stream_id)
+            session["streams"] += 1
+            session["events"] += events
+            run_ids.setdefault(session_id, set()).update(jsontext.loads(speaks_of))
+    known: dict[str, dict[str, Any]] = {}
+    for some in database.slices({run_id for ids in run_ids.values() for run_id in ids}):
+        states = sa.select(runs.c.run_key, runs.c.run_id, runs.c.status, runs.c.state).where(runs.c.run_key.in_(some))
+        known.update({row["run_key"]: {**row} for row in connection.execute(states).mappings()})
+    for session_id, session in found.items():
+        session["runs"] = [known[key] for key in sorted(run_ids[session_id]) if key in known]
+    return sorted(found.values(), key=lambda session: str(session["first"]))
 
 
 def usage(

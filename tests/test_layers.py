@@ -36,7 +36,24 @@ IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "o
 
 FOLDER_ORDER = {
     "protocols": ("deltas", "partial", "assistants", "merge", "__init__"),
-    "collect": ("streamid", "secrets", "outcome", "writer", "proxy", "serving", "import_", "__init__"),
+    "collect": (
+        "streamid",
+        "secrets",
+        "exchange",
+        "encoding",
+        "outcome",
+        "writer",
+        "proxy",
+        "serving",
+        "sharing",
+        "tee",
+        "transport",
+        "client",
+        "hook",
+        "import_",
+        "__init__",
+    ),
+    "replay": ("timing", "playback", "match", "library", "transport", "server", "__init__"),
 }
 
 

@@ -387,4 +387,8 @@ def test_a_recording_after_the_writers_end_does_not_raise(engine: sa.Engine) -> 
     recording.gap("late")
     recording.end("eof")
     begun(writer).chunk(event(1))
-    assert types(engine, recording) == ["$response"]
+    assert types(engine, recording) == ["$response", "$end"], "it was open: its end says that nobody saw how it went on"
+    with database.read(engine) as connection:
+        ended = log.head(connection, recording.stream.stream_id)
+    assert ended is not None
+    assert ended.outcome == "lost"

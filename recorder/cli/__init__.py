@@ -14,12 +14,15 @@ from recorder.errors import RecorderError, UsageError
 
 COMMANDS = {
     "proxy": "proxy",
+    "record": "record",
+    "request": "request",
     "import": "import_",
     "export": "export",
     "ls": "ls",
     "show": "show",
     "tail": "tail",
     "replay": "replay",
+    "serve": "serve",
     "usage": "usage",
     "failures": "failures",
     "sql": "sql",

@@ -27,6 +27,16 @@ def say(line: str) -> None:
     click.echo(printable(line))
 
 
+def event_line(offset_us: int, type: str, data: str) -> str:
+    """An event on one line: when it came, what it is, and how its data begins."""
+    return f"{offset_us / 1e6:>10.3f}s  {printable(type):<28} {printable(data[:160])}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: `1 stream`, `1,234 streams`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def table(rows: Iterable[Sequence[Any]], columns: Sequence[str], *, empty: str = "nothing") -> None:
     """Rows under their column names: fitted to a terminal, at full length in a pipe."""
     from rich import box

@@ -1,13 +1,18 @@
-"""Types of what is given on the command line: times, and numbers that are numbers."""
+"""What is given on the command line: types (times, numbers that are numbers), and the options that several commands share."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+from recorder.errors import UsageError
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -39,3 +44,44 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is no finite number", param, ctx)
         return float(number)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def listening(port: int) -> Callable[[Command], Command]:
+    """--host and --port of a server."""
+    host_option = click.option(
+        "--host", default="127.0.0.1", show_default=True, callback=_on_loopback, help="Address to listen on."
+    )
+    port_option = click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=port,
+        show_default=True,
+        help="Port to listen on; 0 takes a free one.",
+    )
+    return lambda command: host_option(port_option(command))
+
+
+def pacing(command: Command) -> Command:
+    """--speed, --instant and --max-gap of a replay."""
+    speed_option = click.option(
+        "--speed",
+        type=Finite(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        metavar="N",
+        help="N times the original pace.",
+    )
+    instant_option = click.option("--instant", is_flag=True, help="All at once.")
+    max_gap_option = click.option(
+        "--max-gap", type=Finite(min=0), metavar="S", help="Shorten every pause to S seconds at the most."
+    )
+    return speed_option(instant_option(max_gap_option(command)))
+
+
+def _on_loopback(context: click.Context, parameter: click.Parameter, host: str) -> str:
+    if host not in _LOOPBACK:
+        raise UsageError(f"--host {host}: recorder listens on this machine only ({', '.join(_LOOPBACK)})")
+    return host

@@ -9,12 +9,10 @@ import click
 from recorder import database
 from recorder.cli.opening import opened
 from recorder.cli.output import note
+from recorder.cli.parameters import listening
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import listen, serve
 from recorder.collect.writer import Writer
-from recorder.errors import UsageError
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command("proxy")
@@ -24,14 +22,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
     metavar="ORIGIN",
     help="Where requests go: scheme, host and port, as https://api.openai.com.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8787,
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
-)
+@listening(8787)
 @click.option(
     "--durability",
     type=click.Choice(["relaxed", "strict"]),
@@ -49,8 +40,6 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.pass_obj
 def command(db: str, upstream: str, host: str, port: int, durability: str, session_header: str) -> None:
     """Pass everything on to ORIGIN and record it: point a client's base URL at http://127.0.0.1:8787/v1."""
-    if host not in _LOOPBACK:
-        raise UsageError(f"--host {host}: recorder listens on this machine only ({', '.join(_LOOPBACK)})")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with opened(db, create=True) as engine, Writer(engine) as writer:
         app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header)

@@ -8,7 +8,7 @@ import click
 
 from recorder import database, log, queries
 from recorder.cli.opening import opened
-from recorder.cli.parameters import Finite
+from recorder.cli.parameters import pacing
 from recorder.errors import UsageError
 from recorder.replay.timing import paced, schedule
 from recorder.sse import chunks
@@ -16,16 +16,7 @@ from recorder.sse import chunks
 
 @click.command("replay")
 @click.argument("id")
-@click.option(
-    "--speed",
-    type=Finite(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="N",
-    help="N times the original pace.",
-)
-@click.option("--instant", is_flag=True, help="All at once.")
-@click.option("--max-gap", type=Finite(min=0), metavar="S", help="Shorten every pause to S seconds at the most.")
+@pacing
 @click.option(
     "--from",
     "first",

@@ -10,7 +10,7 @@ import click
 
 from recorder import database, log, queries
 from recorder.cli.opening import json_option, opened
-from recorder.cli.output import emit, printable
+from recorder.cli.output import emit, event_line, say
 
 _POLL_SECONDS = 0.1
 _MARGIN = timedelta(minutes=1)  # a commit may become visible this much after the time that it carries
@@ -65,5 +65,4 @@ def _print(stream_id: str, event: log.Event, as_json: bool) -> None:
             }
         )
     else:
-        at = f"{event.position:>5} {event.offset_us / 1e6:>10.3f}s"
-        click.echo(f"{stream_id[-12:]} {at}  {printable(event.type):<28} {printable(event.data[:160])}")
+        say(f"{stream_id[-12:]} {event.position:>5} {event_line(event.offset_us, event.type, event.data)}")

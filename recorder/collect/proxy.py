@@ -3,7 +3,7 @@
 The upstream is fixed, so a request can name no other. Bodies are relayed as they come, in both directions, unbuffered; the
 tee sees each chunk after it was forwarded (with strict durability: before). The upstream is asked for an unencoded body
 (`Accept-Encoding: identity`): an LLM's stream is rarely compressed, and readable events are worth more than its bytes; what
-is encoded all the same passes through untouched and is kept as it is.
+is encoded all the same passes through untouched, and is decoded for the log alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,8 +20,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from recorder import jsontext
-from recorder.collect import secrets
-from recorder.collect.streamid import new_stream_id
+from recorder.collect import exchange, secrets
 from recorder.collect.writer import Recording, Writer
 from recorder.errors import UsageError
 from recorder.log import Stream
@@ -55,24 +53,30 @@ _HOP_BY_HOP = frozenset(
 """RFC 9110, 7.6.1: for one connection only, with what the Connection header names beside."""
 
 _NOT_FORWARDED = _HOP_BY_HOP | {"host", "accept-encoding", "content-length", "expect"}
-_BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request body that are recorded
 
 
 class Proxy:
     """The ASGI application. Its lifespan opens the client; the caller owns the writer.
 
     upstream: scheme, host and port, no path: path and query are forwarded as they come.
-    session_header: the request header whose value labels a session; it is not passed on.
+    session_header: the request header whose value labels a session; it is not passed on. session: the label without one.
     """
 
     def __init__(
-        self, upstream: str, writer: Writer, *, strict: bool = False, session_header: str = "X-Recorder-Session"
+        self,
+        upstream: str,
+        writer: Writer,
+        *,
+        strict: bool = False,
+        session_header: str = exchange.SESSION_HEADER,
+        session: str | None = None,
     ) -> None:
         self.origin = _origin(upstream)
         self.host = urlsplit(self.origin).netloc.rpartition("@")[2]
         self._writer = writer
         self._strict = strict
         self._session_header = session_header.lower()
+        self._session = session
         self._client: aiohttp.ClientSession | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,8 +171,7 @@ class Proxy:
         passed = [(name, value) for name, value in raw if name not in dropped]
         text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
         kept = secrets.headers(text, secrets.RESPONSE_HEADERS)
-        encoding = response.headers.get("content-encoding", "identity").lower()
-        recording.response(response.status, kept, response.headers.get("content-type"), encoded=encoding not in ("", "identity"))
+        recording.response(response.status, kept, response.headers.get("content-type"), response.headers.get("content-encoding"))
         await send({"type": "http.response.start", "status": response.status, "headers": passed})
         closed, detail = "eof", None
         try:
@@ -203,29 +206,15 @@ class Proxy:
             recording.gap(f"forwarded before it was committed: no commit for {STRICT_SECONDS:g} s")
 
     def _stream(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None) -> Stream:
-        now = datetime.now(UTC)
-        try:
-            return self._described(scope, headers, body, now)
-        except Exception:
-            logger.exception("a request cannot be described, it is forwarded all the same")
-            return Stream(new_stream_id(), scope["method"], self.host, source="proxy", started_at=now, recorded_at=now)
-
-    def _described(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None, now: datetime) -> Stream:
-        named = {name.lower(): value for name, value in headers}
-        label = named.get(self._session_header)
-        encoded = named.get("content-encoding", "identity") not in ("", "identity")  # its secrets could not be seen
-        return Stream(
-            stream_id=new_stream_id(),
-            method=scope["method"],
-            host=self.host,
-            path=scope["raw_path"].decode("latin-1"),
-            query=secrets.query(scope["query_string"].decode("latin-1")),
-            request_headers=secrets.headers(headers, secrets.REQUEST_HEADERS),
-            request_body=secrets.body(body, named.get("content-type")) if body and not encoded else None,
-            session_label=label or None,
+        return exchange.begun(
+            scope["method"],
+            self.host,
+            scope["raw_path"].decode("latin-1"),
+            scope["query_string"].decode("latin-1"),
+            headers,
+            body,
             source="proxy",
-            started_at=now,
-            recorded_at=now,
+            label=next((value for name, value in headers if name.lower() == self._session_header), None) or self._session,
         )
 
     def _upstream_headers(self, headers: list[tuple[str, str]], whole: bytes | None) -> CIMultiDict[str]:
@@ -254,7 +243,7 @@ class _RequestBody:
         """The whole body, or None where it is too large: then chunks() has it."""
         held = bytearray()
         length = next((value for name, value in headers if name.lower() == "content-length"), "0")
-        if length.isdigit() and int(length) > _BODY_LIMIT:
+        if length.isdigit() and int(length) > exchange.BODY_LIMIT:
             return None
         while not self._over:
             message = await self._receive()
@@ -263,7 +252,7 @@ class _RequestBody:
                 return b""
             held += message.get("body", b"")
             self._over = not message.get("more_body", False)
-            if len(held) > _BODY_LIMIT and not self._over:
+            if len(held) > exchange.BODY_LIMIT and not self._over:
                 self._first = bytes(held)
                 return None
         self._read.set()

@@ -1,4 +1,7 @@
-"""Running an ASGI application on a socket, until it is told to stop."""
+"""Running an ASGI application on a socket: in the main thread until a signal says stop, or in a thread of its own.
+
+Beside what ASGI says of a request, its scope has `recorder.connection`: an object for each connection, with its `transport`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recorder.errors import RecorderError
 
@@ -35,22 +40,55 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: Any, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; streams that are open then may go on for GRACE_SECONDS."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        lifespan="on",
-        interface="asgi3",
-        ws="none",
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_keep_alive=75,
-    )
+    config = _config(app)
     server = _Server(config)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, ready))
+
+
+@contextlib.contextmanager
+def serving(app: Any, listener: socket.socket, grace_seconds: int = GRACE_SECONDS, **options: Any) -> Iterator[None]:
+    """Serve from a thread of its own until the context is left; streams that are open then may go on for grace_seconds.
+
+    A request that comes before the server is up waits in the listener's backlog. options: of uvicorn.Config.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    server = _Server(_config(app, timeout_graceful_shutdown=grace_seconds, **options))
+    thread = threading.Thread(target=server.run, args=([listener],), name="recorder-server", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _config(app: Any, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        **{
+            "http": _Protocol,
+            "log_config": None,
+            "log_level": "critical",
+            "access_log": False,
+            "server_header": False,
+            "date_header": False,
+            "lifespan": "on",
+            "interface": "asgi3",
+            "ws": "none",
+            "timeout_graceful_shutdown": GRACE_SECONDS,
+            "timeout_keep_alive": 75,
+            **options,
+        },
+    )
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's own, but requests know their connection."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["recorder.connection"] = self  # type: ignore[typeddict-unknown-key]
 
 
 async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], None] | None) -> None:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from recorder import database, log
-from recorder.bodies import Decoder, decoder_for
+from recorder.bodies import BodyDecoder, Decoder, decoder_for
+from recorder.collect.encoding import Decode, decode_for, is_encoded
 from recorder.collect.outcome import Ending
 from recorder.log import Row, Stream
 from recorder.sse import Frame
@@ -56,6 +57,7 @@ class Recording:
         "_last_us",
         "_writer",
         "closed",
+        "decode",
         "decoder",
         "ending",
         "position",
@@ -63,27 +65,33 @@ class Recording:
         "stream",
     )
 
-    def __init__(self, writer: Writer, stream: Stream) -> None:
+    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None) -> None:
         self._writer = writer
-        self._began = time.perf_counter_ns()
+        self._began = time.perf_counter_ns() if began_ns is None else began_ns
         self._last_us = 0
         self._dropped = [0, 0]  # chunks, bytes
         self.stream = stream
         self.closed = False
         # Below: the writer thread's alone.
         self.position = 0
+        self.decode: Decode = bytes
         self.decoder: Decoder | None = None
         self.ending = Ending()
         self.status: int | None = None
 
     def response(
-        self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, encoded: bool = False
+        self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, content_encoding: str | None = None
     ) -> None:
-        """The response began: its status, the headers that may be stored, and what its body is."""
-        self._writer._put(_Entry(_RESPONSE, self, self.now(), (status, headers, content_type, encoded)), 0)
+        """The response began: its status, the headers that may be stored, and what its body is.
+
+        content_encoding: how the chunks that follow are encoded; where it is known, they are decoded for the log.
+        """
+        self._writer._put(_Entry(_RESPONSE, self, self.now(), (status, headers, content_type, content_encoding)), 0)
 
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
+        if self.closed:
+            return
         now = self.now() if arrived_us is None else arrived_us
         if self._writer.full(len(body)):
             self._dropped[0] += 1
@@ -98,10 +106,14 @@ class Recording:
         self._writer._put(_Entry(_GAP, self, self.now(), {**_NOTHING, "reason": reason}), 0)
 
     def end(self, closed: str, detail: str | None = None) -> None:
-        """The stream is over: eof, cut, client_closed or no_response, with what was said of it. Only the first call counts."""
+        """The stream is over, with what was said of it. Only the first call counts.
+
+        closed: eof, cut, client_closed, no_response, or lost: its recorder was closed before it ended.
+        """
         if self.closed:
             return
         self.closed = True
+        self._writer.open.discard(self)
         now = self.now()
         self._tell_dropped(now)
         self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
@@ -123,10 +135,11 @@ class Recording:
 class Writer:
     """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
 
-    commit_us: how long each commit took, the last ones. errors: failed transactions so far. dropped_bytes: lost so far.
+    open: the streams that have not ended yet. errors: failed transactions so far. dropped_bytes: lost so far.
     """
 
     def __init__(self, engine: sa.Engine, queue_bytes: int = QUEUE_BYTES) -> None:
+        self.open: set[Recording] = set()
         self.errors = 0
         self.dropped_bytes = 0
         self.commits = 0
@@ -143,15 +156,20 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
 
     def __enter__(self) -> Writer:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def begin(self, stream: Stream) -> Recording:
-        """Begin to record a stream."""
-        recording = Recording(self, stream)
+    def start(self) -> None:
+        """Start the thread: as a context does."""
+        self._thread.start()
+
+    def begin(self, stream: Stream, began_ns: int | None = None) -> Recording:
+        """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now."""
+        recording = Recording(self, stream, began_ns)
+        self.open.add(recording)
         self._put(_Entry(_OPEN, recording, 0, None), len(stream.request_body or b""))
         return recording
 
@@ -166,9 +184,14 @@ class Writer:
         return done.wait(timeout)
 
     def close(self, timeout: float = 30.0) -> None:
-        """Commit what is queued and end the thread; give up after `timeout` seconds if the database does not come back."""
+        """Commit what is queued and end the thread; give up after `timeout` seconds if the database does not come back.
+
+        Streams that are open still end here: what comes of them later is not recorded.
+        """
         if self._closing:
             return
+        for recording in list(self.open):
+            recording.end("lost", "the recorder was closed while this stream was open")
         self._closing = True
         self._queue.put(None)
         self._thread.join(timeout)
@@ -304,11 +327,16 @@ def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list
     """The frames that an entry completes."""
     decoder = recording.decoder
     if kind == _CHUNK:
-        return decoder.feed(value, offset_us) if decoder is not None else []
+        return _chunk_frames(decoder, recording, offset_us, value) if decoder is not None else []
     if kind == _RESPONSE:
-        recording.status, headers, content_type, encoded = value
-        recording.decoder = decoder_for(content_type, recording.status, encoded)
-        return [log.system_frame("$response", {"status": recording.status, "headers": headers}, offset_us)]
+        recording.status, headers, content_type, content_encoding = value
+        decode = decode_for(content_encoding)
+        recording.decode = decode or bytes
+        recording.decoder = decoder_for(content_type, recording.status, encoded=decode is None)
+        said = {"status": recording.status, "headers": headers}
+        if decode is not None and is_encoded(content_encoding):
+            said["decoded"] = content_encoding
+        return [log.system_frame("$response", said, offset_us)]
     if kind == _GAP:
         # What comes after lost bytes does not go on with what was before.
         before = decoder.finish() if value["bytes"] and decoder is not None else []
@@ -318,6 +346,17 @@ def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list
     outcome = recording.ending.of_connection(value[0], recording.status)
     said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
     return [*left, log.system_frame("$end", said, offset_us)]
+
+
+def _chunk_frames(decoder: Decoder, recording: Recording, offset_us: int, chunk: bytes) -> list[Frame]:
+    """The frames that a chunk completes. From where it is not encoded as was said, the body is kept as it came."""
+    try:
+        decoded = recording.decode(chunk)
+    except Exception as error:  # noqa: BLE001 - each coding's library has errors of its own
+        recording.decode, recording.decoder = bytes, BodyDecoder(join=False)
+        said = {**_NOTHING, "reason": f"not decoded from here on: {_one_line(error)}"}
+        return [*decoder.finish(), log.system_frame("$gap", said, offset_us), *recording.decoder.feed(chunk, offset_us)]
+    return decoder.feed(decoded, offset_us)
 
 
 def _one_line(error: Exception) -> str:

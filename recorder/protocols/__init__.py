@@ -1,7 +1,7 @@
 """Which wire protocol a stream speaks, and the fold of one stream: its events → its partial states.
 
-A protocol is a module with NAME, FOLD_VERSION, matches(request), matches_event(type, data), begin(partial, request) and
-evolve(partial, position, offset_us, type, data). To add one: its file, and its entry in PROTOCOLS.
+A protocol is a module with NAME, FOLD_VERSION, matches(request), matches_event(type, data), begin(partial, request),
+evolve(partial, position, offset_us, type, data) and body(partial, data). To add one: its file, and its entry in PROTOCOLS.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class WireProtocol(Protocol):
     def begin(self, partial: Partial, request: Request) -> None: ...
 
     def evolve(self, partial: Partial, position: int, offset_us: int, type: str, data: str) -> None: ...
+
+    def body(self, partial: Partial, data: str) -> None: ...
 
 
 PROTOCOLS: tuple[WireProtocol, ...] = (assistants,)
@@ -149,6 +151,8 @@ class StreamFold:
             if not isinstance(error, dict):
                 error = {"message": error if isinstance(error, str) else data[:500]}
             self._partial.error = {key: error.get(key) for key in ("code", "type", "message", "param")}
+        elif self._protocol is not None:
+            self._protocol.body(self._partial, data)
 
     def _on_block(self, position: int, offset_us: int, data: str) -> None:
         if data.strip("\r\n\ufeff"):

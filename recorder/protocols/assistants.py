@@ -29,7 +29,7 @@ from recorder.steps import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAM
 
 NAME = "assistants"
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
 
 # What may follow which status. One that is not listed is one that we do not know, and anything may follow it.
@@ -85,6 +85,14 @@ def begin(partial: Partial, request: Request) -> None:
         for entry in (entry for given in lists for entry in given):
             if isinstance(entry, dict) and isinstance(entry.get("tool_call_id"), str):
                 part.outputs[entry["tool_call_id"]] = entry["output"] if "output" in entry else {"approve": entry.get("approve")}
+
+
+def body(partial: Partial, data: str) -> None:
+    """What a response that is no stream tells: the thread that was created, or that its object is of."""
+    value = _value(data)
+    if isinstance(value, dict) and partial.thread_id is None:
+        found = value.get("id") if value.get("object") == "thread" else value.get("thread_id")
+        partial.thread_id = found if is_id(found) else None
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:

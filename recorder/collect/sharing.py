@@ -1,0 +1,139 @@
+"""One writer a database in each process: shared by hooks and transports, safe across forks, flushed at exit.
+
+A forked child inherits objects but no threads, and must not touch its parent's connections. So whatever was opened belongs to
+the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+import sqlalchemy as sa
+
+from recorder import database
+from recorder.collect.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+EXIT_SECONDS = 5.0
+"""How long the end of a process waits for a database that does not take what is queued."""
+
+
+class Shared:
+    """The writer of one database, as long as someone uses it: acquire() gets it, release() gives it back."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.users = 0
+        self._engine = database.connect(_absolute(url))
+        self.name = database.shown(self._engine)
+        self._engine.dispose()  # the schema is current; no connection is open that a fork could inherit
+        self._writer: Writer | None = None
+        self._process = os.getpid()
+
+    @property
+    def writer(self) -> Writer:
+        """This process's writer; its thread starts when it is first asked for."""
+        if self._writer is not None and self._process == os.getpid():
+            return self._writer
+        with _lock:
+            if self._process != os.getpid():
+                self._leave_to_parent()
+            if self._writer is None:
+                self._writer = Writer(self._engine)
+                self._writer.start()
+                _at_exit()
+            return self._writer
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was recorded so far is committed; whether it was in time (seconds)."""
+        writer = self._writer if self._process == os.getpid() else None
+        return writer is None or writer.flush(timeout)
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Commit what is queued, end the thread, close the connections. Nothing is done to what a parent opened."""
+        if self._process != os.getpid():
+            return
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(timeout)
+        self._engine.dispose()
+
+    def _leave_to_parent(self) -> None:
+        _parents.append((self._engine, self._writer))
+        self._engine = _engine_like(self._engine)
+        self._writer = None
+        self._process = os.getpid()
+
+
+_shared: dict[str, Shared] = {}
+_parents: list[tuple[sa.Engine, Writer | None]] = []  # kept from the garbage collector, which would close them
+_lock = threading.RLock()
+_exits: set[int] = set()  # processes that flush when they end
+
+
+def acquire(url: str) -> Shared:
+    """The writer of a database, made where this is its first user. Raises DatabaseError where the database cannot be opened."""
+    with _lock:
+        shared = _shared.get(url)
+        if shared is None:
+            shared = _shared[url] = Shared(url)
+        shared.users += 1
+        return shared
+
+
+def release(shared: Shared) -> None:
+    """One user less; the last one closes it, which commits what is queued."""
+    with _lock:
+        shared.users -= 1
+        if shared.users > 0:
+            return
+        if _shared.get(shared.url) is shared:
+            del _shared[shared.url]
+    shared.close()
+
+
+def _absolute(url: str) -> str:
+    """A URL that names the same SQLite file wherever the process goes later: servers change their folder."""
+    prefix, separator, path = url.partition(":///")
+    if prefix != "sqlite" or not separator or not path or path == ":memory:":
+        return url
+    return f"sqlite:///{os.path.abspath(path)}"
+
+
+def _engine_like(inherited: sa.Engine) -> sa.Engine:
+    """An engine of this process on the same database."""
+    return database.engine(inherited.url.render_as_string(hide_password=False), create=False)
+
+
+def _at_exit() -> None:
+    """Have this process flush when it ends. A child of multiprocessing ends without atexit, by finalizers of its own."""
+    if os.getpid() in _exits:
+        return
+    _exits.add(os.getpid())
+    atexit.register(_close_all)
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, _close_all, exitpriority=100)
+
+
+def _close_all() -> None:
+    for shared in list(_shared.values()):
+        try:
+            shared.close(EXIT_SECONDS)
+        except Exception:
+            logger.exception("%s could not be closed", shared.name)
+
+
+def _after_fork_in_child() -> None:
+    global _lock  # noqa: PLW0603 - a thread that does not exist here may hold the parent's
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

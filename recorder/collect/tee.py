@@ -1,0 +1,158 @@
+"""The tee: a byte stream of httpx or httpx2 that records what passes through it.
+
+Both families are served by the same code and neither is imported: the stream that is wrapped says which one it is of, for a
+client asserts that the stream of a response is of its own family's SyncByteStream or AsyncByteStream. The tee swallows
+nothing and waits for nothing. SDKs break off at [DONE] and call close() first, which is where a recording ends at the latest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from recorder.collect import exchange, secrets
+from recorder.collect.sharing import Shared
+from recorder.collect.writer import Recording
+
+logger = logging.getLogger(__name__)
+
+FAMILIES = ("httpx", "httpx2")
+
+
+class Observer:
+    """What a hook and a transport have in common: it takes requests and responses of either family, and never raises."""
+
+    def __init__(self, shared: Shared, source: str, session: str | None) -> None:
+        self._shared = shared
+        self._source = source
+        self._session = session
+
+    def label(self, request: Any) -> str | None:
+        """The session's label, from recorder's own header (which is taken off the request), else as it was given."""
+        try:
+            return request.headers.pop(exchange.SESSION_HEADER, None) or self._session
+        except Exception:
+            logger.exception("a request's headers cannot be read")
+            return self._session
+
+    def begin(self, request: Any, label: str | None, began_ns: int) -> Recording | None:
+        """Begin to record the stream of a request; None where that fails, which is logged."""
+        try:
+            url = request.url
+            path, _, query = url.raw_path.decode("latin-1").partition("?")
+            stream = exchange.begun(
+                request.method,
+                url.netloc.decode("latin-1"),
+                path,
+                query,
+                request.headers.multi_items(),
+                _content(request),
+                source=self._source,
+                label=label,
+            )
+            return self._shared.writer.begin(stream, began_ns)
+        except Exception:
+            logger.exception("a request is not recorded")
+            return None
+
+    def respond(self, response: Any, recording: Recording | None) -> None:
+        """Note how a response begins, and put the tee in its stream."""
+        if recording is None:
+            return
+        try:
+            headers = response.headers
+            response.extensions["recorder.stream_id"] = recording.stream.stream_id
+            kept = secrets.headers(headers.multi_items(), secrets.RESPONSE_HEADERS)
+            encoding = headers.get("content-encoding")
+            if response.is_stream_consumed:  # it has its content already, decoded, and nobody will read its stream
+                kept = tuple((name, value) for name, value in kept if name not in ("content-encoding", "content-length"))
+                recording.response(response.status_code, kept, headers.get("content-type"))
+                recording.chunk(response.content)
+                recording.end("eof")
+                return
+            recording.response(response.status_code, kept, headers.get("content-type"), encoding)
+            response.stream = tee_class(type(response.stream))(response.stream, recording)
+        except Exception:
+            logger.exception("a response is not recorded")
+            recording.gap("its response could not be observed")
+            recording.end("lost")
+
+
+def how_it_closed(error: BaseException) -> str:
+    """Whose doing an error in a stream is: the client's, which gave up or was cancelled, or the connection's."""
+    gave_up = isinstance(error, TimeoutError) or any(kind.__name__ == "ReadTimeout" for kind in type(error).__mro__)
+    return "client_closed" if gave_up or not isinstance(error, Exception) else "cut"
+
+
+def said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
+
+
+_classes: dict[type, type] = {}
+
+
+def tee_class(kind: type) -> type:
+    """The class of the tee for a stream of this class. Raises TypeError where that is of neither family."""
+    if kind in _classes:
+        return _classes[kind]
+    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] in FAMILIES]
+    for name, tee in (("AsyncByteStream", _AsyncTee), ("SyncByteStream", _SyncTee)):
+        base = next((base for base in bases if base.__name__ == name), None)
+        if base is not None:
+            return _classes.setdefault(kind, type(tee.__name__.lstrip("_"), (tee, base), {}))
+    raise TypeError(f"{kind.__name__} is no byte stream of {' or '.join(FAMILIES)}")
+
+
+class _Tee:
+    def __init__(self, stream: Any, recording: Recording) -> None:
+        self._stream = stream
+        self._recording = recording
+
+    def _failed(self, error: BaseException) -> None:
+        self._recording.end(how_it_closed(error), None if isinstance(error, GeneratorExit) else said(error))
+
+    def __del__(self) -> None:
+        self._recording.end("client_closed")  # nobody closed it, and nobody can any more
+
+
+class _SyncTee(_Tee):
+    def __iter__(self) -> Iterator[bytes]:
+        chunk_arrived = self._recording.chunk
+        try:
+            for chunk in self._stream:
+                chunk_arrived(chunk)
+                yield chunk
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self._recording.end("eof")
+
+    def close(self) -> None:
+        self._recording.end("client_closed")
+        self._stream.close()
+
+
+class _AsyncTee(_Tee):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunk_arrived = self._recording.chunk
+        try:
+            async for chunk in self._stream:
+                chunk_arrived(chunk)
+                yield chunk
+        except BaseException as error:
+            self._failed(error)
+            raise
+        self._recording.end("eof")
+
+    async def aclose(self) -> None:
+        self._recording.end("client_closed")
+        await self._stream.aclose()
+
+
+def _content(request: Any) -> bytes | None:
+    """The body of a request that was made whole; an upload that streams has none to be had."""
+    try:
+        return bytes(request.content)
+    except Exception:  # noqa: BLE001 - RequestNotRead, of either family
+        return None

@@ -1,0 +1,223 @@
+"""Which recorded exchange answers a request: pure, and the same for the server and the transport.
+
+Two rungs. exact: the same method, path, query and body (JSON by its value, secrets taken out on both sides). path: the same
+method and path; what else differs is said. On each rung exchanges are given in recorded order, each once for one client; a
+request that matches one exactly is never answered by another. When all that match have been given, a safe method (RFC 9110,
+9.2.1) gets the last one again, as a poll would, and any other begins anew, as a program that is run again does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+from weakref import WeakKeyDictionary
+
+from recorder import jsontext
+from recorder.collect import secrets
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+_NEAREST_AMONG = 2000
+"""Paths that are compared with one that matches none: enough to find a typing error, few enough to answer at once."""
+
+_IDLE = 1000
+"""Clients that left off in the middle and may go on over another connection."""
+
+
+class Asked(NamedTuple):
+    """A request. path: as it was sent, percent-encoded; query without its `?`."""
+
+    method: str
+    path: str
+    query: str = ""
+    body: bytes = b""
+    content_type: str | None = None
+
+
+class Exchange(NamedTuple):
+    """A recorded request, reduced to what is compared. number: its place in recorded order. exact, path: its keys."""
+
+    number: int
+    stream_id: str
+    session_id: str
+    method: str
+    target: str
+    exact: bytes
+    path: tuple[str, str]
+
+
+class Match(NamedTuple):
+    """rung: exact or path."""
+
+    exchange: Exchange
+    rung: str
+
+
+def exchange(number: int, stream_id: str, session_id: str, asked: Asked) -> Exchange:
+    return Exchange(number, stream_id, session_id, asked.method, unquote(asked.path), exact_key(asked), path_key(asked))
+
+
+def path_key(asked: Asked) -> tuple[str, str]:
+    return asked.method.upper(), unquote(asked.path)
+
+
+def exact_key(asked: Asked) -> bytes:
+    """A hash of all that an exact match compares."""
+    digest = hashlib.sha256()
+    for part in (*path_key(asked), repr(query_of(asked.query))):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    digest.update(canonical(asked.body, asked.content_type))
+    return digest.digest()
+
+
+def query_of(query: str) -> list[tuple[str, str]]:
+    """The parameters of a query, in the order of their names, with secret values taken out as they are when recorded."""
+    return sorted(parse_qsl(secrets.query(query), keep_blank_values=True))
+
+
+def canonical(body: bytes, content_type: str | None = None) -> bytes:
+    """A body such that bodies of the same JSON value are equal, with secrets taken out as they are when recorded."""
+    bare = secrets.body(body, content_type)
+    try:
+        return jsontext.dumps(_sorted(jsontext.loads(bare))).encode()
+    except (jsontext.JSONError, RecursionError):
+        return bare
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(entry) for entry in value] if isinstance(value, list) else value
+
+
+class Library:
+    """The exchanges that can be replayed, found by their keys. strict: the exact rung alone."""
+
+    def __init__(self, exchanges: Iterable[Exchange], *, strict: bool = False) -> None:
+        self.exchanges = sorted(exchanges)
+        self.strict = strict
+        self._exact: dict[bytes, list[Exchange]] = {}
+        self._path: dict[tuple[str, str], list[Exchange]] = {}
+        for one in self.exchanges:
+            self._exact.setdefault(one.exact, []).append(one)
+            self._path.setdefault(one.path, []).append(one)
+
+    def __len__(self) -> int:
+        return len(self.exchanges)
+
+    def candidates(self, asked: Asked) -> tuple[str, list[Exchange]]:
+        """The highest rung that has a match, and all its matches, in recorded order."""
+        if exact := self._exact.get(exact_key(asked)):
+            return "exact", exact
+        return "path", [] if self.strict else self._path.get(path_key(asked), [])
+
+    def rivals(self) -> Iterator[tuple[Exchange, Exchange]]:
+        """Pairs of exchanges of different sessions that answer the same request: which of them is meant nobody can tell.
+
+        Safe methods don't count: what only reads is alike in many sessions.
+        """
+        for first, *same in self._exact.values():
+            if first.method.upper() not in SAFE_METHODS:
+                yield from ((first, other) for other in same if other.session_id != first.session_id)
+
+    def nearest(self, asked: Asked) -> Exchange | None:
+        """The exchange that is most like a request that none answers."""
+        method, path = path_key(asked)
+        there = {one.path: one for one in reversed(self.exchanges)}
+        if (method, path) in there:
+            return there[method, path]
+        by_path = {key[1]: one for key, one in there.items()}
+        if path in by_path:
+            return by_path[path]
+        likely = difflib.get_close_matches(path, list(islice(by_path, _NEAREST_AMONG)), n=1, cutoff=0)
+        return by_path[likely[0]] if likely else None
+
+
+class Place:
+    """How far one client is: what it has been given."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._given: set[int] = set()
+
+    @property
+    def over(self) -> bool:
+        """Whether all has been given."""
+        return len(self._given) >= len(self._library)
+
+    def has(self, found: list[Exchange]) -> bool:
+        """Whether one of these has not been given yet."""
+        return any(one.number not in self._given for one in found)
+
+    def take(self, asked: Asked) -> Match | None:
+        """The match for this client's next request, or None."""
+        rung, found = self._library.candidates(asked)
+        if not found:
+            return None
+        left = next((one for one in found if one.number not in self._given), None)
+        if left is None and asked.method.upper() in SAFE_METHODS:
+            return Match(found[-1], rung)
+        if left is None:
+            self._given.clear()
+            left = found[0]
+        self._given.add(left.number)
+        return Match(left, rung)
+
+
+class Places:
+    """The clients of one server, each with its place, told apart as well as can be.
+
+    A client that names itself is known by its name. Else a connection is known again; and a new one goes on where another
+    left off, provided that no answer is on its way there and the request is still to be answered there, or else begins anew.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._named: dict[str, Place] = {}
+        self._by_connection: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
+        self._idle: dict[Place, None] = {}  # by how long they have been so
+
+    def enter(self, asked: Asked, connection: Any, name: str | None = None) -> Place:
+        """The place of the client that asks this; leave() it once the answer is given. connection: any object of its own."""
+        if name is not None:
+            return self._named.setdefault(name, Place(self._library))
+        place = self._by_connection.get(connection)
+        if place is None:
+            _, found = self._library.candidates(asked)
+            place = next((idle for idle in self._idle if idle.has(found)), None) or Place(self._library)
+            self._by_connection[connection] = place
+        self._idle.pop(place, None)
+        return place
+
+    def leave(self, place: Place, name: str | None = None) -> None:
+        if name is None and not place.over:
+            self._idle[place] = None
+            if len(self._idle) > _IDLE:
+                del self._idle[next(iter(self._idle))]
+
+
+def first_difference(recorded: Any, seen: Any, at: str = "") -> str | None:
+    """Where two JSON values differ first: `.messages[1].content`, with both; None where they are equal."""
+    if isinstance(recorded, dict) and isinstance(seen, dict):
+        for key in sorted(recorded.keys() | seen.keys()):
+            if key not in recorded or key not in seen:
+                return f"{at}.{key} is {'new' if key in seen else 'missing'}"
+            if found := first_difference(recorded[key], seen[key], f"{at}.{key}"):
+                return found
+        return None
+    if isinstance(recorded, list) and isinstance(seen, list):
+        for number, (one, other) in enumerate(zip(recorded, seen, strict=False)):
+            if found := first_difference(one, other, f"{at}[{number}]"):
+                return found
+        return f"{at} has {len(seen)} entries, recorded were {len(recorded)}" if len(recorded) != len(seen) else None
+    same = recorded == seen and isinstance(recorded, bool) == isinstance(seen, bool)
+    return None if same else f"{at or 'the body'} is {_short(seen)}, recorded was {_short(recorded)}"
+
+
+def _short(value: Any) -> str:
+    text = jsontext.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,71 @@
+"""A recorded response as it is given again: its head, its chunks with their times, and how it ends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from recorder import jsontext
+from recorder.log import Event, wire
+from recorder.sse import chunks
+
+_SSE = [("content-type", "text/event-stream")]
+"""The headers of a body that was imported without any."""
+
+_WHOLE = frozenset({"done", "error", "http_error"})
+"""Outcomes that say that nothing more was to come, whoever closed the connection then."""
+
+
+class Playback:
+    """One response. status is None where none ever came.
+
+    headers: those that were recorded, but for what is no longer true of a body that was decoded for the log.
+    detail: what was said of its end.
+    closed: how it ends, known once chunks() are through: eof (complete), cut (the connection breaks), no_response. Where the
+    recording breaks off before the end (its client left, its recorder died), the replay does too.
+    """
+
+    def __init__(self, recorded: Iterable[Event]) -> None:
+        self.closed = "cut"
+        self.detail = ""
+        self.status: int | None = 200
+        self.headers: list[tuple[str, str]] = list(_SSE)
+        self._events = iter(recorded)
+        self._head_us = 0
+        first = next(self._events, None)
+        if first is None or (first.type == "$end" and self._ended(first)):
+            self.status, self.closed = None, "no_response"
+        elif first.type == "$response":
+            self._begun(jsontext.object_of(first.data))
+            self._head_us = first.offset_us
+        self._read = [] if first is None else [first]
+
+    def chunks(self) -> Iterator[tuple[float, bytes]]:
+        """(µs since the request was sent, bytes): b'' stands for the head, which comes first, then the chunks as they came."""
+        if self.status is None:
+            return
+        yield self._head_us, b""
+        yield from chunks(wire(self._watched()))
+
+    def _watched(self) -> Iterator[Event]:
+        for event in chain(self._read, self._events):
+            if event.type == "$end":
+                self._ended(event)
+            yield event
+
+    def _begun(self, response: dict[str, Any]) -> None:
+        status = response.get("status")
+        self.status = status if isinstance(status, int) else 200
+        gone = ("content-encoding", "content-length") if "decoded" in response else ()
+        pairs = response.get("headers")
+        self.headers = [(str(name), str(value)) for name, value in pairs if name not in gone] if isinstance(pairs, list) else []
+
+    def _ended(self, end: Event) -> bool:
+        """Take in how it ended; whether that was without a response."""
+        said = jsontext.object_of(end.data)
+        closed = said.get("closed", "eof")  # a file ends where it ends
+        if closed not in ("eof", "cut", "no_response"):
+            closed = "eof" if said.get("outcome") in _WHOLE else "cut"
+        self.closed, self.detail = closed, str(said.get("detail", ""))
+        return bool(closed == "no_response")
