@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -166,6 +167,12 @@ def read(engine: sa.Engine) -> Iterator[sa.Connection]:
             yield connection
 
 
+def wait_for_lock(connection: sa.Connection, seconds: float) -> None:
+    """How long this connection's statements wait for another's lock on a SQLite file, instead of BUSY_TIMEOUT_MS."""
+    if connection.dialect.name == "sqlite":
+        connection.connection.cursor().execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+
+
 def slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
     """Values in order, few enough at a time for one IN list: SQLite takes 32,766 parameters."""
     ordered = sorted(values)
@@ -257,7 +264,26 @@ def _sqlite(url: sa.URL, *, create: bool, read_only: bool, immutable: bool) -> s
     )
     event.listen(engine, "connect", _on_connect if not read_only else _on_connect_read_only)
     event.listen(engine, "begin", _on_begin)
+    if path is not None:
+        _files.add(engine)
     return engine
+
+
+_files: WeakSet[sa.Engine] = WeakSet()
+
+
+def _before_fork() -> None:
+    """Close what connections of SQLite files lie idle.
+
+    SQLite knows a process by its locks on a file, and keeps count of them in memory. A child that inherits the count holds
+    none of the locks: it would write without them, and the last other process to close the file would take its journal away.
+    """
+    for engine in list(_files):
+        engine.dispose()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 
 def _on_connect(connection: sqlite3.Connection, record: object) -> None:

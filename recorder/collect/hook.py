@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+import anyio.to_thread
+
 from recorder.collect import sharing
 from recorder.collect.client import http_client_of
 from recorder.collect.tee import Observer
@@ -27,8 +29,9 @@ def record(client: object, db: str | None = None, *, session: str | None = None)
     session: a label that makes one session of all that is recorded here. A request's own header X-Recorder-Session goes
     before; it is not sent on.
 
-    The hook is a context, too; leaving it, closing it and the end of the process wait until all is committed. A request that
-    gets no response at all passes it unseen; a RecordingTransport records those as well.
+    The hook is a context, too (in a coroutine: `async with`, so that the event loop does not wait); leaving it, closing it and
+    the end of the process wait until all is committed. A request that gets no response at all passes it unseen; a
+    RecordingTransport records those as well.
 
     Raises UsageError for an object without such a client, or one that is recorded already, and DatabaseError.
     """
@@ -70,11 +73,21 @@ class Hook:
         self._shared.flush(_CLOSE_SECONDS)
         sharing.release(self._shared)
 
+    async def aclose(self) -> None:
+        """close(), without keeping the event loop waiting for the database."""
+        await anyio.to_thread.run_sync(self.close)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
 
     def _on_request(self, request: Any) -> None:
         self._began[request] = time.perf_counter_ns(), self._observer.label(request)

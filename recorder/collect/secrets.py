@@ -35,12 +35,22 @@ RESPONSE_HEADERS = frozenset(
         "date",
         "openai-processing-ms",
         "openai-version",
+        "request-id",
         "retry-after",
+        "retry-after-ms",
         "x-ms-region",
         "x-ms-request-id",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-reset-tokens",
         "x-request-id",
+        "x-should-retry",
     }
 )
+"""Also what an SDK decides by whether and when it asks again: a replay must say it, too."""
 
 QUERY_PARAMETERS = frozenset(
     {

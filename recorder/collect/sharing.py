@@ -1,7 +1,8 @@
 """One writer a database in each process: shared by hooks and transports, safe across forks, flushed at exit.
 
 A forked child inherits objects but no threads, and must not touch its parent's connections. So whatever was opened belongs to
-the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed.
+the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed. With
+SQLite that is not enough (database.py says why): there a writer lets go of its connection before its process forks.
 """
 
 from __future__ import annotations
@@ -63,6 +64,17 @@ class Shared:
         if writer is not None:
             writer.close(timeout)
         self._engine.dispose()
+
+    def hold(self) -> bool:
+        """Before a fork: have the writer let go of a SQLite file. Whether it did, and is to resume()."""
+        if self._writer is None or self._process != os.getpid() or self._engine.dialect.name != "sqlite":
+            return False
+        self._writer.hold()
+        return True
+
+    def resume(self) -> None:
+        if self._writer is not None:
+            self._writer.resume()
 
     def _leave_to_parent(self) -> None:
         _parents.append((self._engine, self._writer))
@@ -130,10 +142,26 @@ def _close_all() -> None:
             logger.exception("%s could not be closed", shared.name)
 
 
+_held: list[Shared] = []  # while a fork is under way, which holds _lock
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    _held.extend(shared for shared in list(_shared.values()) if shared.hold())
+
+
+def _after_fork_in_parent() -> None:
+    for shared in _held:
+        shared.resume()
+    _held.clear()
+    _lock.release()
+
+
 def _after_fork_in_child() -> None:
-    global _lock  # noqa: PLW0603 - a thread that does not exist here may hold the parent's
+    global _lock  # noqa: PLW0603 - the parent's is held
     _lock = threading.RLock()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -33,6 +33,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 BATCH_BYTES = 1024 * 1024
 """Bytes of chunks that one transaction takes at the most."""
 
+LOCKED_SECONDS = 2
+"""How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
+
 _RETRY_SECONDS = 0.2
 _CHUNK_COST = 200  # bytes of memory of a queue entry beside its chunk
 
@@ -151,6 +154,7 @@ class Writer:
         self._taken = 0
         self._lost: set[str] = set()  # streams that were given up
         self._connection: sa.Connection | None = None
+        self._turn = threading.Lock()  # held while the connection is in use
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
@@ -198,6 +202,14 @@ class Writer:
         if self._thread.is_alive():
             logger.error("the database did not take %d bytes that were recorded last: they are lost", self._queued - self._taken)
 
+    def hold(self) -> None:
+        """Let go of the connection and use none until resume(): after the transaction that is under way now."""
+        self._turn.acquire()
+        self._disconnect()
+
+    def resume(self) -> None:
+        self._turn.release()
+
     def full(self, size: int) -> bool:
         """Whether this many bytes more would be over what may wait."""
         waiting = self._queued - self._taken
@@ -230,7 +242,8 @@ class Writer:
                         entry.value()
                     except Exception:
                         logger.exception("what was to be called after a commit failed")
-        self._disconnect()
+        with self._turn:
+            self._disconnect()
 
     def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
         """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
@@ -239,7 +252,7 @@ class Writer:
         while True:
             try:
                 began = time.perf_counter_ns()
-                with self._transaction() as connection:
+                with self._turn, self._transaction() as connection:
                     log.insert_streams(connection, streams)
                     log.append(connection, batch)
                 self.commits += 1
@@ -264,6 +277,7 @@ class Writer:
         """A transaction on the thread's own connection, which is kept until something fails on it."""
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**database.WRITING)
+            database.wait_for_lock(self._connection, LOCKED_SECONDS)
         try:
             with self._connection.begin():
                 yield self._connection

@@ -49,6 +49,11 @@ class Exchange(NamedTuple):
     exact: bytes
     path: tuple[str, str]
 
+    @property
+    def alone(self) -> bool:
+        """Whether it is a session by itself."""
+        return self.session_id == self.stream_id
+
 
 class Match(NamedTuple):
     """rung: exact or path."""
@@ -118,11 +123,13 @@ class Library:
     def rivals(self) -> Iterator[tuple[Exchange, Exchange]]:
         """Pairs of exchanges of different sessions that answer the same request: which of them is meant nobody can tell.
 
-        Safe methods don't count: what only reads is alike in many sessions.
+        Safe methods don't count: what only reads is alike in many sessions. Nor do streams that are sessions by themselves: they
+        are told apart by nothing but their order.
         """
         for first, *same in self._exact.values():
             if first.method.upper() not in SAFE_METHODS:
-                yield from ((first, other) for other in same if other.session_id != first.session_id)
+                apart = (other for other in same if other.session_id != first.session_id)
+                yield from ((first, other) for other in apart if not (first.alone and other.alone))
 
     def nearest(self, asked: Asked) -> Exchange | None:
         """The exchange that is most like a request that none answers."""

@@ -23,16 +23,18 @@ class Playback:
     headers: those that were recorded, but for what is no longer true of a body that was decoded for the log.
     detail: what was said of its end.
     closed: how it ends, known once chunks() are through: eof (complete), cut (the connection breaks), no_response. Where the
-    recording breaks off before the end (its client left, its recorder died), the replay does too.
+    recording breaks off before the end (its client left, its recorder died), the replay does too. left: its client left, for
+    all that is known by itself.
     """
 
     def __init__(self, recorded: Iterable[Event]) -> None:
         self.closed = "cut"
+        self.left = False
         self.detail = ""
         self.status: int | None = 200
         self.headers: list[tuple[str, str]] = list(_SSE)
         self._events = iter(recorded)
-        self._head_us = 0
+        self._head_us = self._end_us = 0
         first = next(self._events, None)
         if first is None or (first.type == "$end" and self._ended(first)):
             self.status, self.closed = None, "no_response"
@@ -41,15 +43,16 @@ class Playback:
             self._head_us = first.offset_us
         self._read = [] if first is None else [first]
 
-    def chunks(self) -> Iterator[tuple[float, bytes]]:
-        """(µs since the request was sent, bytes): b'' stands for the head, which comes first, then the chunks as they came."""
-        if self.status is None:
-            return
-        yield self._head_us, b""
-        yield from chunks(wire(self._watched()))
+    def chunks(self) -> Iterator[tuple[float, bytes | None]]:
+        """(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
+        if self.status is not None:
+            yield self._head_us, b""
+            yield from chunks(wire(self._watched()))
+        yield self._end_us, None
 
     def _watched(self) -> Iterator[Event]:
         for event in chain(self._read, self._events):
+            self._end_us = event.offset_us
             if event.type == "$end":
                 self._ended(event)
             yield event
@@ -66,6 +69,9 @@ class Playback:
         said = jsontext.object_of(end.data)
         closed = said.get("closed", "eof")  # a file ends where it ends
         if closed not in ("eof", "cut", "no_response"):
-            closed = "eof" if said.get("outcome") in _WHOLE else "cut"
+            whole = said.get("outcome") in _WHOLE
+            self.left = closed == "client_closed" and not whole
+            closed = "eof" if whole else "cut"
+        self._end_us = end.offset_us
         self.closed, self.detail = closed, str(said.get("detail", ""))
         return bool(closed == "no_response")

@@ -28,12 +28,15 @@ CLIENT_HEADER = b"x-recorder-client"
 BATCH = 256
 """Chunks that are read ahead: the next ones are fetched while these are sent."""
 
+LINGER_SECONDS = 5.0
+"""How long a connection that its recorded client left stays open after that: this client is to leave by itself, first."""
+
 _EARLY_SECONDS = 0.0005  # the loop's timers count in ms: what is this near is due
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Timed = tuple[float, bytes]
+Timed = tuple[float, bytes | None]
 
 
 class Replayer:
@@ -98,7 +101,7 @@ class Replayer:
                     await _until(began + at_us / 1e6)
                     if chunk:
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    else:
+                    elif chunk is not None:
                         await send(
                             {"type": "http.response.start", "status": playback.status, "headers": _headers(playback, match)}
                         )
@@ -107,8 +110,10 @@ class Replayer:
             await asyncio.wait({upcoming})  # its thread reads on the database, which may be closed next
         if playback.closed == "eof":
             await send({"type": "http.response.body", "body": b""})
-        else:
-            scope["recorder.connection"].transport.close()
+            return
+        if playback.left and self._speed is not None:
+            await asyncio.sleep(LINGER_SECONDS)
+        scope["recorder.connection"].transport.close()
 
 
 def _next(timed: Iterator[Timed]) -> list[Timed]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +26,9 @@ from recorder.replay.timing import schedule
 
 logger = logging.getLogger(__name__)
 
+Timed = tuple[float, bytes | None]
+"""(µs since the request, chunk), as playback.py has it."""
+
 
 class ReplayTransport(Transport):
     """A transport that answers with what was recorded, and never goes to the network.
@@ -34,7 +38,8 @@ class ReplayTransport(Transport):
     the most. strict: only requests that equal a recorded one are answered.
 
     How requests are matched stands in recorder.replay.match; this transport is one client there. What no recording answers
-    gets a 404 that names the nearest. Raises DatabaseError, UnknownID, and RecorderError where there is nothing to replay.
+    gets a 404 that names the nearest. A pause longer than the client's own read timeout raises its ReadTimeout. Raises
+    DatabaseError, UnknownID, and RecorderError where there is nothing to replay.
     """
 
     def __init__(
@@ -59,17 +64,21 @@ class ReplayTransport(Transport):
 
     def handle_request(self, request: Any) -> Any:
         request.read()
-        response, timed = self._answer(request)
-        for pause in timed:
-            time.sleep(pause)
-        return response()
+        match = self._take(request)
+        if match is None:
+            return self._refused(request)
+        replayed = self._replayed(request, match)
+        replayed.wait_for_head()
+        return replayed.response(match)
 
     async def handle_async_request(self, request: Any) -> Any:
         await request.aread()
-        response, timed = self._answer(request)
-        for pause in timed:
-            await anyio.sleep(pause)
-        return response()
+        match = self._take(request)
+        if match is None:
+            return self._refused(request)
+        replayed = self._replayed(request, match)
+        await replayed.wait_for_head_async()
+        return replayed.response(match)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -77,26 +86,18 @@ class ReplayTransport(Transport):
     async def aclose(self) -> None:
         self._engine.dispose()
 
-    def _answer(self, request: Any) -> tuple[Callable[[], Any], Iterator[float]]:
-        """How to make the response, and the pauses (seconds) to wait before that: until its head is due."""
-        family = family_of(request)
-        asked = _asked(request)
+    def _take(self, request: Any) -> Match | None:
         with self._lock:
-            match = self._place.take(asked)
-        if match is None:
-            error = jsontext.dumps(library.not_found(self._engine, self._exchanges, asked)).encode()
-            return lambda: family.Response(404, headers={"content-type": "application/json"}, content=error), iter(())
-        began = time.perf_counter()
+            return self._place.take(_asked(request))
+
+    def _refused(self, request: Any) -> Any:
+        error = jsontext.dumps(library.not_found(self._engine, self._exchanges, _asked(request))).encode()
+        return family_of(request).Response(404, headers={"content-type": "application/json"}, content=error)
+
+    def _replayed(self, request: Any, match: Match) -> Any:
         playback = library.playback(self._engine, match.exchange.stream_id)
         timed = schedule(playback.chunks(), self._speed, self._max_gap)
-
-        def respond() -> Any:
-            if playback.status is None:
-                raise _broken(family, playback, "Server disconnected without sending a response.")
-            stream = _stream_class(family)(family, playback, timed, began)
-            return family.Response(playback.status, headers=[*playback.headers, *_own(match)], stream=stream)
-
-        return respond, (wait for at_us, _ in _first(timed) if (wait := began + at_us / 1e6 - time.perf_counter()) > 0)
+        return _stream_class(family_of(request))(family_of(request), playback, timed, _patience(request))
 
 
 def play(
@@ -135,28 +136,53 @@ class Replay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 class _Replayed:
-    """The stream of a replayed response: its chunks when they are due, and its end as it was."""
+    """The stream of a replayed response: its chunks when they are due, and its end as it was.
 
-    def __init__(self, family: Any, playback: Playback, timed: Iterator[tuple[float, bytes]], began: float) -> None:
+    patience: seconds without a byte after which the client gives up, as it would on a network.
+    """
+
+    def __init__(self, family: Any, playback: Playback, timed: Iterator[Timed], patience: float) -> None:
+        self._began = time.perf_counter()
         self._family = family
         self._playback = playback
         self._timed = timed
-        self._began = began
+        self._patience = patience
+
+    def wait_for_head(self) -> None:
+        self._wait(next(self._timed)[0])
+
+    async def wait_for_head_async(self) -> None:
+        await self._wait_async(next(self._timed)[0])
+
+    def response(self, match: Match) -> Any:
+        """The response. Raises the family's error where none ever came."""
+        if self._playback.status is None:
+            raise self._broken("Server disconnected without sending a response.")
+        own = [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
+        return self._family.Response(self._playback.status, headers=[*self._playback.headers, *own], stream=self)
 
     def __iter__(self) -> Iterator[bytes]:
         for at_us, chunk in self._timed:
-            if (wait := self._began + at_us / 1e6 - time.perf_counter()) > 0:
-                time.sleep(wait)
-            yield chunk
+            self._wait(at_us)
+            if chunk is not None:
+                yield chunk
         self._end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for at_us, chunk in self._timed:
-            if (wait := self._began + at_us / 1e6 - time.perf_counter()) > 0:
-                await anyio.sleep(wait)
-            yield chunk
+            await self._wait_async(at_us)
+            if chunk is not None:
+                yield chunk
         self._end()
 
     def close(self) -> None:
@@ -165,36 +191,46 @@ class _Replayed:
     async def aclose(self) -> None:
         pass
 
+    def _wait(self, at_us: float) -> None:
+        wait = self._left(at_us)
+        if wait > 0:
+            time.sleep(min(wait, self._patience))
+        self._give_up(wait)
+
+    async def _wait_async(self, at_us: float) -> None:
+        wait = self._left(at_us)
+        if wait > 0:
+            await anyio.sleep(min(wait, self._patience))
+        self._give_up(wait)
+
+    def _left(self, at_us: float) -> float:
+        return self._began + at_us / 1e6 - time.perf_counter()
+
+    def _give_up(self, wait: float) -> None:
+        if wait > self._patience:
+            raise self._family.ReadTimeout("timed out")
+
     def _end(self) -> None:
         if self._playback.closed != "eof":
-            reason = "peer closed connection without sending complete message body (incomplete chunked read)"
-            raise _broken(self._family, self._playback, reason)
+            raise self._broken("peer closed connection without sending complete message body (incomplete chunked read)")
+
+    def _broken(self, otherwise: str) -> Exception:
+        """The error with which the connection broke: its own where a client of this kind saw it, else what one would see."""
+        name, _, message = self._playback.detail.partition(": ")
+        kind = getattr(self._family, name, None) if name.isidentifier() else None
+        own = isinstance(kind, type) and issubclass(kind, self._family.TransportError)
+        error: Exception = kind(message) if kind and own else self._family.RemoteProtocolError(otherwise)
+        return error
 
 
 def _stream_class(family: Any) -> type:
     return type("Replayed", (_Replayed, family.SyncByteStream, family.AsyncByteStream), {})
 
 
-def _broken(family: Any, playback: Playback, otherwise: str) -> Exception:
-    """The error with which a recorded connection broke: its own where a client of this kind saw it, else what one would see."""
-    error: Exception
-    name, _, message = playback.detail.partition(": ")
-    kind = getattr(family, name, None) if name.isidentifier() else None
-    if isinstance(kind, type) and issubclass(kind, family.TransportError):
-        error = kind(message)
-    else:
-        error = family.RemoteProtocolError(otherwise)
-    return error
-
-
-def _first(timed: Iterator[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    head = next(timed, None)
-    if head is not None:
-        yield head
-
-
-def _own(match: Match) -> list[tuple[str, str]]:
-    return [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
+def _patience(request: Any) -> float:
+    """Seconds that the client waits for more bytes: the read timeout that it gives its transport."""
+    seconds = (request.extensions.get("timeout") or {}).get("read")
+    return math.inf if seconds is None else float(seconds)
 
 
 def _asked(request: Any) -> Asked:
