@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
-from recorder import database, log
+from recorder import database
 from recorder.collect.proxy import Proxy
 from recorder.collect.writer import Writer
 from recorder.errors import UsageError
-from recorder.sse import chunks
-from tests.commands import ProxyProcess, output, recorder, sqlite, until
+from tests.commands import ProxyProcess, output, recorder, until
+from tests.recorded import Recorded
 from tests.upstream import PATIENCE, SSE, Asked, Headers, Upstream, Wire
 
 pytestmark = pytest.mark.slow
@@ -34,43 +33,6 @@ pytestmark = pytest.mark.slow
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEGABYTE = 1024 * 1024
 JSON = ("Content-Type", "application/json")
-
-
-class Recorded:
-    """What the log of a proxy holds, as another process reads it."""
-
-    def __init__(self, file: Path) -> None:
-        self.engine = database.connect(sqlite(file), create=False)
-
-    def streams(self, path: str) -> list[log.Stream]:
-        with database.read(self.engine) as connection:
-            chosen = sa.select(log.streams.c.stream_id).where(log.streams.c.path == path).order_by(log.streams.c.stream_id)
-            ids = list(connection.execute(chosen).scalars())
-            found = log.get_streams(connection, ids)
-        return [found[stream_id] for stream_id in ids]
-
-    def ended(self, path: str, count: int = 1) -> list[log.Stream]:
-        """The streams of a path once they are over."""
-
-        def over() -> list[log.Stream]:
-            found = self.streams(path)
-            return found if len(found) == count and all(self.outcome(stream.stream_id) for stream in found) else []
-
-        return until(over)  # type: ignore[no-any-return]
-
-    def outcome(self, stream_id: str) -> str | None:
-        with database.read(self.engine) as connection:
-            head = log.head(connection, stream_id)
-        return head.outcome if head else None
-
-    def events(self, stream_id: str) -> list[log.Event]:
-        return list(log.read_stream(self.engine, stream_id))
-
-    def body(self, stream_id: str) -> bytes:
-        return b"".join(body for body, _, _ in log.wire(self.events(stream_id)))
-
-    def chunks(self, stream_id: str) -> list[bytes]:
-        return [body for _, body in chunks(log.wire(self.events(stream_id)))]
 
 
 class Setting:

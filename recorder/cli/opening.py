@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import click
 import sqlalchemy as sa
 
-from recorder import database
+from recorder import database, log
 from recorder.cli.output import Progress, note
+from recorder.collect.streamid import new_stream_id
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 from recorder.projections import runner
 
@@ -29,6 +30,15 @@ def opened(url: str, *, create: bool = False, fresh: bool = False) -> Iterator[s
         raise database.translated(error, database.shown(engine)) from None
     finally:
         engine.dispose()
+
+
+def check_writable(engine: sa.Engine) -> None:
+    """Write something and take it back: what cannot be recorded is to be said before anything is asked, not afterwards."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(**database.WRITING)
+        with connection.begin() as transaction:
+            log.insert_streams(connection, [log.Stream(new_stream_id())])
+            transaction.rollback()
 
 
 def freshen(engine: sa.Engine) -> None:

@@ -55,8 +55,11 @@ class Hook:
             "request": self._on_request_async if is_async else self._on_request,
             "response": self._on_response_async if is_async else self._on_response,
         }
-        for kind, hook in self._hooks.items():
-            self._client.event_hooks[kind].append(hook)
+        # After the hooks of the user's own that change a request, and before those that read a response, or raise for it.
+        # The lists are made anew, here and in close(): a request that is under way may be going through them.
+        hooks = self._client.event_hooks
+        hooks["request"] = [*hooks["request"], self._hooks["request"]]
+        hooks["response"] = [self._hooks["response"], *hooks["response"]]
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was recorded so far is committed; whether it was in time (seconds)."""
@@ -68,8 +71,8 @@ class Hook:
             return
         self.closed = True
         for kind, hook in self._hooks.items():
-            installed = self._client.event_hooks.get(kind, [])
-            installed[:] = [other for other in installed if other != hook]
+            hooks = self._client.event_hooks
+            hooks[kind] = [other for other in hooks.get(kind, []) if other != hook]
         self._shared.flush(_CLOSE_SECONDS)
         sharing.release(self._shared)
 
@@ -93,6 +96,8 @@ class Hook:
         self._began[request] = time.perf_counter_ns(), self._observer.label(request)
 
     def _on_response(self, response: Any) -> None:
+        if self.closed:
+            return
         began_ns, label = self._began.pop(response.request, (time.perf_counter_ns(), None))
         self._observer.respond(response, self._observer.begin(response.request, label, began_ns))
 

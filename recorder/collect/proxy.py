@@ -123,6 +123,9 @@ class Proxy:
             await asyncio.gather(call, return_exceptions=True)
             if not call.cancelled() and (error := call.exception()) is not None:
                 logger.error("a request failed in the proxy: %r", error)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            recording.end("lost", "the recorder was closed while this stream was open")
+            raise
         finally:
             call.cancel()
             gone.cancel()

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -244,6 +244,7 @@ class Writer:
                         logger.exception("what was to be called after a commit failed")
         with self._turn:
             self._disconnect()
+            self._engine.dispose()  # the close that gave up waiting for this has done so before
 
     def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
         """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
@@ -320,21 +321,25 @@ def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
         if kind == _OPEN:
             streams.append(recording.stream)
             continue
+        rows = batch.setdefault(recording.stream.stream_id, [])
         try:
-            frames = _frames(kind, recording, offset_us, value)
+            _add(rows, recording, _frames(kind, recording, offset_us, value))
         except Exception as error:
             logger.exception("stream %s cannot be decoded any further", recording.stream.stream_id)
             recording.decoder = None
-            frames = [log.system_frame("$gap", {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)]
-        if frames:
-            recording.ending.see(frames)
-            rows = batch.setdefault(recording.stream.stream_id, [])
-            stream_id, row, position = recording.stream.stream_id, log.row, recording.position
-            for frame in frames:
-                rows.append(row(stream_id, position, frame))
-                position += 1
-            recording.position = position
-    return streams, batch
+            with suppress(Exception):  # where even that cannot be said
+                _add(rows, recording, [log.system_frame("$gap", {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)])
+    return streams, {stream_id: rows for stream_id, rows in batch.items() if rows}
+
+
+def _add(rows: list[Row], recording: Recording, frames: list[Frame]) -> None:
+    """Add the rows of frames, all or none."""
+    if frames:
+        stream_id, row, first = recording.stream.stream_id, log.row, recording.position
+        new = [row(stream_id, position, frame) for position, frame in enumerate(frames, first)]
+        recording.ending.see(frames)
+        recording.position += len(new)
+        rows += new
 
 
 def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list[Frame]:

@@ -13,7 +13,7 @@ from recorder.sse import chunks
 _SSE = [("content-type", "text/event-stream")]
 """The headers of a body that was imported without any."""
 
-_WHOLE = frozenset({"done", "error", "http_error"})
+_WHOLE = frozenset({"done", "error"})
 """Outcomes that say that nothing more was to come, whoever closed the connection then."""
 
 
@@ -36,8 +36,10 @@ class Playback:
         self._events = iter(recorded)
         self._head_us = self._end_us = 0
         first = next(self._events, None)
-        if first is None or (first.type == "$end" and self._ended(first)):
+        if first is None:
             self.status, self.closed = None, "no_response"
+        elif first.type == "$end" and self._ended(first):
+            self.status = None
         elif first.type == "$response":
             self._begun(jsontext.object_of(first.data))
             self._head_us = first.offset_us
@@ -65,7 +67,7 @@ class Playback:
         self.headers = [(str(name), str(value)) for name, value in pairs if name not in gone] if isinstance(pairs, list) else []
 
     def _ended(self, end: Event) -> bool:
-        """Take in how it ended; whether that was without a response."""
+        """Take in how it ended; whether that was a connection's end, and not a file's."""
         said = jsontext.object_of(end.data)
         closed = said.get("closed", "eof")  # a file ends where it ends
         if closed not in ("eof", "cut", "no_response"):
@@ -74,4 +76,4 @@ class Playback:
             closed = "eof" if whole else "cut"
         self._end_us = end.offset_us
         self.closed, self.detail = closed, str(said.get("detail", ""))
-        return bool(closed == "no_response")
+        return "closed" in said

@@ -57,6 +57,7 @@ class ReplayTransport(Transport):
         except BaseException:
             self._engine.dispose()
             raise
+        self.replay: Replay | None = None
         self._place = Place(self._exchanges)
         self._lock = threading.Lock()
         self._speed = speed
@@ -123,11 +124,17 @@ class Replay:
         self._transport = transport
         self._before = client._transport, client._mounts
         client._transport, client._mounts = transport, {}
+        transport.replay = self
 
     def close(self) -> None:
-        """Give the client its own transports back."""
+        """Give the client its own transports back; where another replay was begun on top of this one, once that is closed."""
         if self._client._transport is self._transport:
             self._client._transport, self._client._mounts = self._before
+        above = getattr(self._client._transport, "replay", None)
+        while isinstance(above, Replay):
+            if above._before[0] is self._transport:
+                above._before = self._before
+            above = getattr(above._before[0], "replay", None)
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -139,9 +146,7 @@ class Replay:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 

@@ -14,7 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tests.benchmarks import append, catching_up, folding, import_, log_size, peers, proxying, rebuild, replay, report, tee
+from tests.benchmarks import (
+    append,
+    catching_up,
+    folding,
+    import_,
+    log_size,
+    peers,
+    proxying,
+    rebuild,
+    replay,
+    report,
+    serving,
+    tee,
+)
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.report import Figure, Section
 
@@ -31,6 +44,7 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("tee", tee),
     ("folding", folding),
     ("replay", replay),
+    ("serve", serving),
     ("proxy", proxying),
     ("size", log_size),
     ("catching-up", catching_up),

@@ -1,8 +1,9 @@
-"""The client of the proxy benchmark, a process of its own, on bare sockets: prints what it saw as JSON.
+"""The client of the proxy and serving benchmarks, a process of its own, on bare sockets: prints what it saw as JSON.
 
 python -m tests.benchmarks.client burst EVENTS TOGETHER PORT          → {"seconds"}
 python -m tests.benchmarks.client first COUNT PORT…                   → {PORT: [ms to the first event, …]}
 python -m tests.benchmarks.client paced STREAMS GAP_MS SECONDS PORT   → {"delays": [ms of each event, sorted]}
+python -m tests.benchmarks.client replayed STREAMS EVENTS SPREAD_MS PORT → {"errors": [ms of each event, sorted]}
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ class Client(asyncio.Protocol):
         if self._done and not self._done.done():
             self._done.set_exception(ConnectionResetError("the connection was closed before the end"))
 
-    async def request(self, query: str, take: Take) -> None:
+    async def request(self, query: str, take: Take, thread: int = 0) -> None:
         self._take = take
         self._done = asyncio.get_running_loop().create_future()
-        head = f"POST /v1/threads/thread_Hy3Tq0WmEo5u000000000000/runs?{query} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        head = f"POST /v1/threads/thread_Hy3Tq0WmEo5u{thread:012d}/runs?{query} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         self.transport.write(
             head.encode() + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
         )
@@ -65,6 +66,24 @@ def counter(events: int) -> Take:
         left -= data.count(b"\n") - data.count(b"\r\n") - (last == b"\r" and data[:1] == b"\n")
         last = data[-1:]
         return left <= 0
+
+    return take
+
+
+def stamped(events: int, came: Callable[[int], None]) -> Take:
+    """All events are there when each of their stamps has been; `came` is told each."""
+    held, left = b"", events
+
+    def take(data: bytes) -> bool:
+        nonlocal held, left
+        held += data
+        end = 0
+        for found in _SENT.finditer(held):
+            end = found.end()
+            left -= 1
+            came(int(found[1]))
+        held = held[end:][-64:]
+        return left == 0
 
     return take
 
@@ -106,33 +125,40 @@ async def paced(streams: int, gap_ms: int, seconds: int, port: int) -> object:
     warm = clock() + _WARM_UP_NS
     seen = 0
 
-    def taker() -> Take:
-        held, left = b"", events
-
-        def take(data: bytes) -> bool:
-            nonlocal held, left, seen
-            now = clock()
-            held += data
-            end = 0
-            for found in _SENT.finditer(held):
-                sent, end = int(found[1]), found.end()
-                left -= 1
-                seen += 1
-                if sent > warm:
-                    delays.append(now - sent)
-            held = held[end:][-64:]
-            return left == 0
-
-        return take
+    def came(sent: int) -> None:
+        nonlocal seen
+        seen += 1
+        if sent > warm:
+            delays.append(clock() - sent)
 
     clients = [await connected(port) for _ in range(streams)]
-    await asyncio.gather(*(client.request(f"events={events}&gap_ms={gap_ms}", taker()) for client in clients))
+    await asyncio.gather(*(client.request(f"events={events}&gap_ms={gap_ms}", stamped(events, came)) for client in clients))
     if seen != streams * events:
         raise RuntimeError(f"{seen} events came, not {streams * events}")
     return {"delays": sorted(delay / 1e6 for delay in delays)}
 
 
-COMMANDS: dict[str, Callable[..., Coroutine[None, None, object]]] = {"burst": burst, "first": first, "paced": paced}
+async def replayed(streams: int, events: int, spread_ms: int, port: int) -> object:
+    """Streams of threads 1, 2 …, whose events are stamped with when they are due: ns since the request was sent."""
+    errors: list[float] = []
+    clock = time.monotonic_ns
+
+    async def one(number: int, client: Client) -> None:
+        await asyncio.sleep(number * spread_ms / streams / 1000)
+        began = clock()
+        await client.request("", stamped(events, lambda due: errors.append(abs(clock() - began - due) / 1e6)), number + 1)
+
+    clients = [await connected(port) for _ in range(streams)]
+    await asyncio.gather(*(one(number, client) for number, client in enumerate(clients)))
+    return {"errors": sorted(errors)}
+
+
+COMMANDS: dict[str, Callable[..., Coroutine[None, None, object]]] = {
+    "burst": burst,
+    "first": first,
+    "paced": paced,
+    "replayed": replayed,
+}
 
 
 if __name__ == "__main__":
