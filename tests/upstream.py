@@ -105,10 +105,12 @@ Answer = Callable[[Wire, Asked], None]
 class Upstream:
     """Listens on a free port of this machine, a thread for each connection. Use it as a context.
 
+    otherwise: how to answer what on() says nothing about.
     Errors of answers are kept in `errors`; one that fails because the other side has left is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, otherwise: Answer | None = None) -> None:
+        self._otherwise = otherwise or _unknown
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._answers: dict[str, Answer] = {}
         self._asked: list[Asked] = []
@@ -169,7 +171,7 @@ class Upstream:
                     with self._lock:
                         self._asked.append(asked)
                         self._lock.notify_all()
-                    answer = self._answers.get(asked.target.partition("?")[0], _unknown)
+                    answer = self._answers.get(asked.target.partition("?")[0], self._otherwise)
                     answer(wire, asked)
         except OSError:
             pass
