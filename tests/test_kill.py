@@ -116,7 +116,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_import_killed_half_way_is_completed_by_the_next(tmp_path: Path, large: Path) -> None:
     file = tmp_path / "log.db"
     times = random.Random(SEED)
-    caught = [killed("import", str(large), db=file, after=times.uniform(0.6, 1.6)) for _ in range(6)]
+    moments = sorted(times.uniform(0.6, 1.6) for _ in range(6))  # the first that gets to the end leaves nothing to the others
+    caught = [killed("import", str(large), db=file, after=moment) for moment in moments]
     assert any(caught), "every import was over before it was killed: it is not this test's subject any more"
     if file.exists():
         recorder("verify", db=file)
@@ -145,7 +146,8 @@ def test_a_projection_killed_half_way_is_completed_by_the_next(tmp_path: Path, l
         output("project", db=file)
         before = json.loads(output("usage", "--by", "session", "--json", db=file))
     times = random.Random(SEED)
-    caught = [killed(command, db=file, after=times.uniform(0.4, 1.4)) for _ in range(6)]
+    moments = sorted(times.uniform(0.4, 1.4) for _ in range(6))
+    caught = [killed(command, db=file, after=moment) for moment in moments]
     assert any(caught), "every one was over before it was killed"
     verified(file)
     assert len(json.loads(output("ls", "--limit", "100", "--json", db=file))) == 20

@@ -27,11 +27,30 @@ pytestmark = pytest.mark.slow
 RUNS = "/v1/threads/runs"
 STREAM = encoded(said())
 JSON = ("Content-Type", "application/json")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+Ask = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "log.db"
+
+
+@pytest.fixture
+def ask(file: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Runs `recorder request` in this process, whose environment names no proxy then."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    def asking(*args: str) -> subprocess.CompletedProcess[bytes]:
+        capfdbinary.readouterr()
+        status = main(["--db", sqlite(file), "request", *args])
+        return subprocess.CompletedProcess(args, status, *capfdbinary.readouterr())
+
+    return asking
 
 
 def stored(file: Path) -> list[tuple[str, str, str | None, bytes]]:
@@ -58,9 +77,9 @@ def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
 # What is asked
 
 
-def test_a_get_without_a_body(file: Path, upstream: Upstream) -> None:
+def test_a_get_without_a_body(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on("/v1/models", lambda wire, asked: wire.whole(b'{"data":[]}'))
-    done = recorder("request", "GET", f"{upstream.origin}/v1/models?limit=2&x=%2F", db=file)
+    done = ask("GET", f"{upstream.origin}/v1/models?limit=2&x=%2F")
     assert (done.returncode, done.stdout) == (0, b'{"data":[]}'), done.stderr.decode()
     asked = upstream.asked("/v1/models")
     assert (asked.method, asked.target, asked.body) == ("GET", "/v1/models?limit=2&x=%2F", b"")
@@ -69,9 +88,9 @@ def test_a_get_without_a_body(file: Path, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("data", ['{"stream": true, "name": "Ünï"}', "[]", "1", '"\\ud800"'])
-def test_a_post_of_json_goes_out_as_it_was_written(file: Path, upstream: Upstream, data: str) -> None:
+def test_a_post_of_json_goes_out_as_it_was_written(ask: Ask, file: Path, upstream: Upstream, data: str) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.whole(b"{}"))
-    assert recorder("request", "post", f"{upstream.origin}{RUNS}", "-d", data, db=file).returncode == 0
+    assert ask("post", f"{upstream.origin}{RUNS}", "-d", data).returncode == 0
     asked = upstream.asked(RUNS)
     assert (asked.method, asked.body) == ("POST", data.encode())
     assert asked.header("content-type") == ["application/json"]
@@ -80,9 +99,9 @@ def test_a_post_of_json_goes_out_as_it_was_written(file: Path, upstream: Upstrea
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_other_methods(file: Path, upstream: Upstream, method: str) -> None:
+def test_other_methods(ask: Ask, file: Path, upstream: Upstream, method: str) -> None:
     upstream.on("/v1/x", lambda wire, asked: wire.whole(b"{}"))
-    assert recorder("request", method, f"{upstream.origin}/v1/x", "-d", "{}", db=file).returncode == 0
+    assert ask(method, f"{upstream.origin}/v1/x", "-d", "{}").returncode == 0
     assert (upstream.asked("/v1/x").method, upstream.asked("/v1/x").body) == (method, b"{}")
 
 
@@ -101,11 +120,11 @@ def test_the_body_of_a_file_and_of_stdin_goes_out_as_it_is(file: Path, upstream:
         assert asked.header("content-type") == [content_type]
 
 
-def test_headers_go_out_and_replace_those_of_recorder(file: Path, upstream: Upstream) -> None:
+def test_headers_go_out_and_replace_those_of_recorder(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.whole(b"{}"))
     given = ["OpenAI-Beta: assistants=v2", "x-two:1", "X-Two:  2 ", "Accept: */*", "X-Empty:", "X-Colon: a: b", "X-Text: zażółć"]
     options = [word for header in given for word in ("-H", header)]
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", *options, db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}", *options)
     assert done.returncode == 0, done.stderr.decode()
     asked = upstream.asked(RUNS)
     assert asked.header("openai-beta") == ["assistants=v2"]
@@ -116,19 +135,19 @@ def test_headers_go_out_and_replace_those_of_recorder(file: Path, upstream: Upst
     assert asked.header("x-text") == ["zażółć".encode().decode("latin-1")]
 
 
-def test_it_asks_for_a_stream_first(file: Path, upstream: Upstream) -> None:
+def test_it_asks_for_a_stream_first(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.whole(b"{}"))
-    recorder("request", "GET", f"{upstream.origin}{RUNS}", db=file)
+    ask("GET", f"{upstream.origin}{RUNS}")
     (accepted,) = upstream.asked(RUNS).header("accept")
     assert accepted.startswith("text/event-stream")
 
 
-def test_secrets_are_sent_and_in_no_file(file: Path, upstream: Upstream) -> None:
+def test_secrets_are_sent_and_in_no_file(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM], headers=[SSE, ("Set-Cookie", "id=sk-cookie")]))
     secret = {"Authorization": "Bearer sk-bearer", "api-key": "sk-api-key", "Cookie": "a=sk-sent", "X-Mine": "sk-mine"}
     options = [word for name, value in secret.items() for word in ("-H", f"{name}: {value}")]
     body = '{"tools":[{"type":"mcp","headers":{"X":"sk-tool"}}]}'
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}?api-key=sk-query&v=1", "-d", body, *options, db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}?api-key=sk-query&v=1", "-d", body, *options)
     assert done.returncode == 0
     asked = upstream.asked(RUNS)
     assert {name: asked.header(name) for name in secret} == {name: [value] for name, value in secret.items()}
@@ -139,10 +158,10 @@ def test_secrets_are_sent_and_in_no_file(file: Path, upstream: Upstream) -> None
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_session_is_labelled(file: Path, upstream: Upstream) -> None:
+def test_a_session_is_labelled(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM]))
     for options in (("--session", "mine"), ("-H", "X-Recorder-Session: theirs", "--session", "mine"), ()):
-        assert recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", *options, db=file).returncode == 0
+        assert ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}", *options).returncode == 0
     labels = [row["session_label"] for row in answer("sql", "SELECT session_label FROM streams ORDER BY stream_id", db=file)]
     assert labels == ["mine", "theirs", None]
     assert [upstream.asked(RUNS, number).header("x-recorder-session") for number in range(3)] == [[]] * 3
@@ -166,10 +185,10 @@ def test_a_proxy_of_the_environment_is_asked(file: Path, upstream: Upstream) -> 
 # What is shown
 
 
-def test_events_are_shown_a_line_each_and_recorded_byte_for_byte(file: Path, upstream: Upstream) -> None:
+def test_events_are_shown_a_line_each_and_recorded_byte_for_byte(ask: Ask, file: Path, upstream: Upstream) -> None:
     body = STREAM[: -len(encoded([DONE]))] + b": still here\n\ndata: two\ndata: lines\x1b[2J\n\n" + encoded([DONE])
     upstream.on(RUNS, lambda wire, asked: wire.stream([body[at : at + 77] for at in range(0, len(body), 77)]))
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}")
     assert done.returncode == 0
     lines = done.stdout.decode().splitlines()
     assert [line.split()[1] for line in lines] == [name for name, _ in said()[:-1]] + ["message", "done"]
@@ -181,9 +200,9 @@ def test_events_are_shown_a_line_each_and_recorded_byte_for_byte(file: Path, ups
     assert answer("show", stream_id, db=file)["runs"] == ["run_1"]
 
 
-def test_json_is_a_line_an_event(file: Path, upstream: Upstream) -> None:
+def test_json_is_a_line_an_event(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM]))
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", "--json", db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}", "--json")
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     names = [(name, data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))) for name, data in said()]
     assert [(line["type"], line["data"]) for line in lines] == names
@@ -246,24 +265,24 @@ def test_an_event_is_shown_when_it_comes(file: Path, upstream: Upstream, options
     ],
     ids=["json", "binary", "text", "nothing"],
 )
-def test_any_other_answer_is_printed_as_it_is(file: Path, upstream: Upstream, body: bytes, content_type: str) -> None:
+def test_any_other_answer_is_printed_as_it_is(ask: Ask, file: Path, upstream: Upstream, body: bytes, content_type: str) -> None:
     upstream.on("/v1/x", lambda wire, asked: wire.whole(body, headers=[("Content-Type", content_type)]))
-    done = recorder("request", "GET", f"{upstream.origin}/v1/x", db=file)
+    done = ask("GET", f"{upstream.origin}/v1/x")
     assert (done.returncode, done.stdout) == (0, body)
     assert output("export", "last", "--format", "sse", db=file) == body
 
 
-def test_an_encoded_answer_is_printed_decoded(file: Path, upstream: Upstream) -> None:
+def test_an_encoded_answer_is_printed_decoded(ask: Ask, file: Path, upstream: Upstream) -> None:
     body = b'{"id":"run_1"}' * 1000
     headers = [JSON, ("Content-Encoding", "gzip")]
     upstream.on("/v1/x", lambda wire, asked: wire.whole(gzip.compress(body), headers=headers))
-    assert recorder("request", "GET", f"{upstream.origin}/v1/x", db=file).stdout == body
+    assert ask("GET", f"{upstream.origin}/v1/x").stdout == body
     assert output("export", "last", "--format", "sse", db=file) == body
 
 
-def test_any_other_answer_is_one_line_of_json(file: Path, upstream: Upstream) -> None:
+def test_any_other_answer_is_one_line_of_json(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on("/v1/x", lambda wire, asked: wire.whole(b'{"id":"run_1"}'))
-    done = recorder("request", "GET", f"{upstream.origin}/v1/x", "--json", db=file)
+    done = ask("GET", f"{upstream.origin}/v1/x", "--json")
     line = json.loads(done.stdout)
     assert (line["type"], line["data"]) == ("$body", '{"id":"run_1"}')
 
@@ -272,19 +291,19 @@ def test_any_other_answer_is_one_line_of_json(file: Path, upstream: Upstream) ->
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 429, 500])
-def test_an_error_is_shown_and_exit_1(file: Path, upstream: Upstream, status: int) -> None:
+def test_an_error_is_shown_and_exit_1(ask: Ask, file: Path, upstream: Upstream, status: int) -> None:
     body = b'{"error":{"message":"no","type":"invalid_request_error"}}'
     upstream.on(RUNS, lambda wire, asked: wire.whole(body, headers=[JSON, ("Location", "/elsewhere")], status=status))
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}")
     assert (done.returncode, done.stdout) == (int(status >= 400), body)
     (note,) = done.stderr.decode().splitlines()
     assert f"HTTP {status}" in note
     assert stored(file) == [("POST", RUNS, "http_error" if status >= 400 else "done", body)]
 
 
-def test_an_error_status_with_events_is_exit_1_too(file: Path, upstream: Upstream) -> None:
+def test_an_error_status_with_events_is_exit_1_too(ask: Ask, file: Path, upstream: Upstream) -> None:
     upstream.on(RUNS, lambda wire, asked: wire.stream([b'event: error\ndata: {"message":"no"}\n\n'], status=500))
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}")
     assert done.returncode == 1
     assert b"error" in done.stdout
 
@@ -292,7 +311,7 @@ def test_an_error_status_with_events_is_exit_1_too(file: Path, upstream: Upstrea
 @pytest.mark.parametrize("how", ["cut", "reset"])
 @pytest.mark.parametrize("content", [SSE, JSON], ids=["events", "json"])
 def test_an_answer_that_breaks_off_is_exit_1_and_what_came_is_recorded(
-    file: Path, upstream: Upstream, how: str, content: tuple[str, str]
+    ask: Ask, file: Path, upstream: Upstream, how: str, content: tuple[str, str]
 ) -> None:
     came = STREAM[:1000]
 
@@ -303,7 +322,7 @@ def test_an_answer_that_breaks_off_is_exit_1_and_what_came_is_recorded(
         wire.cut() if how == "cut" else wire.reset()
 
     upstream.on(RUNS, answer)
-    done = recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", db=file)
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}")
     assert done.returncode == 1
     line = one_line(done)
     assert "broke off" in line
@@ -318,7 +337,7 @@ def latest(file: Path) -> str:
 
 
 @pytest.mark.parametrize("how", ["nobody listens", "hangs up", "resets", "talks nonsense"])
-def test_no_answer_is_exit_1_and_the_attempt_is_recorded(file: Path, upstream: Upstream, how: str) -> None:
+def test_no_answer_is_exit_1_and_the_attempt_is_recorded(ask: Ask, file: Path, upstream: Upstream, how: str) -> None:
     def nonsense(wire: Wire) -> None:
         wire.send(b"NONSENSE\r\n\r\n")
         wire.cut()
@@ -327,7 +346,7 @@ def test_no_answer_is_exit_1_and_the_attempt_is_recorded(file: Path, upstream: U
     if how in ends:
         upstream.on(RUNS, lambda wire, asked: ends[how](wire))
     origin = "http://127.0.0.1:9" if how == "nobody listens" else upstream.origin
-    done = recorder("request", "POST", f"{origin}{RUNS}", "-d", "{}", db=file)
+    done = ask("POST", f"{origin}{RUNS}", "-d", "{}")
     assert (done.returncode, done.stdout) == (1, b"")
     assert "did not answer" in one_line(done)
     assert stored(file) == [("POST", RUNS, "no_response", b"")]

@@ -711,9 +711,11 @@ def tiny_disk() -> Iterator[Path]:
     if mounted.returncode:
         folder.rmdir()
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-    folder.rmdir()
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        folder.rmdir()
 
 
 @pytest.mark.slow

@@ -244,7 +244,6 @@ class Writer:
                         logger.exception("what was to be called after a commit failed")
         with self._turn:
             self._disconnect()
-            self._engine.dispose()  # the close that gave up waiting for this has done so before
 
     def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
         """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
@@ -287,8 +286,11 @@ class Writer:
             raise
 
     def _disconnect(self) -> None:
+        """Close the connection for good: the pool may be disposed of already, by a close that did not wait any longer."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            if not connection.invalidated:
+                connection.detach()
             connection.close()
 
     def _commit_apart(self, streams: list[Stream], batch: dict[str, list[Row]], error: Exception) -> None:
