@@ -491,23 +491,26 @@ def test_a_terminal_is_the_programs(file: Path) -> None:
 
 
 def test_ctrl_c_reaches_the_program_once_and_what_was_recorded_is_committed(file: Path, upstream: Upstream) -> None:
-    """The terminal sends it to both; a second one would hurt a program that is cleaning up."""
+    """The terminal sends it to both, and nobody sends it again: that would hurt a program that is cleaning up."""
     upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM]))
     count = (
-        ASK + "\nimport signal, time\n"
-        "seen = []\n"
-        "signal.signal(signal.SIGINT, lambda *given: seen.append(1))\n"
+        ASK + "\nimport signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "print('ready', flush=True)\n"
-        "while not seen: time.sleep(0.01)\n"
-        "time.sleep(0.5)\n"
-        "print('interrupted', len(seen), flush=True)\n"
+        "senders = []\n"
+        "while came := signal.sigtimedwait({signal.SIGINT}, 60 if len(senders) < 5 else 0.5):\n"
+        "    senders.append(came.si_pid)\n"
+        "    print('interrupted', len(senders), flush=True)\n"
+        "print('by', senders, flush=True)\n"
         "sys.exit(130)\n"
     )
     with Terminal("record", "--upstream", upstream.origin, "--", PYTHON, "-c", count, "/threads/runs", db=file) as terminal:
         terminal.wait_for(b"ready")
-        terminal.type(b"\x03")
+        for number in range(1, 6):
+            terminal.type(b"\x03")
+            terminal.wait_for(b"interrupted %d\n" % number)
         assert terminal.wait() == 130
-        assert b"interrupted 1\n" in terminal.shown
+        assert b"by [0, 0, 0, 0, 0]\n" in terminal.shown  # no process: the terminal
         assert b"recorded 1 stream with 10 events" in terminal.shown
     assert [(one.outcome, one.body) for one in stored(file)] == [("done", STREAM)]
 
@@ -800,3 +803,18 @@ def test_a_database_that_does_not_come_back_leaves_the_program_its_status_and_sa
         assert locked.running.wait() == 6
         assert locked.running.wait_for("2 of 2 streams did not get into .*log.db whole")
         assert not [line for line in locked.running.said if "Traceback" in line]
+
+
+@pytest.mark.parametrize(("table", "what"), [("folds", "recorded 1 stream into "), ("session_streams", "1 stream began")])
+def test_a_database_that_cannot_be_asked_any_more_leaves_the_program_its_status(
+    file: Path, upstream: Upstream, table: str, what: str
+) -> None:
+    """The program itself takes a table of the read model away. What cannot be counted is not said to be nothing."""
+    upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM]))
+    harm = f"import sqlite3\nsqlite3.connect(sys.argv[1]).execute('DROP TABLE {table}')\nsys.exit(6)"
+    program = ASK.replace("sys.argv[1:]", "sys.argv[2:]") + harm
+    done = record(PYTHON, "-c", program, str(file), "/threads/runs", db=file, options=("--upstream", upstream.origin))
+    assert (done.returncode, done.stdout) == (6, STREAM), done.stderr.decode()
+    assert done.stderr.decode().splitlines()[-1].startswith(what)
+    assert b"Traceback" not in done.stderr
+    assert [(one.outcome, one.body) for one in stored(file)] == [("done", STREAM)]

@@ -315,10 +315,11 @@ async def test_a_task_that_is_cancelled_is_cancelled_with_its_own_message(kind: 
 
 
 @pytest.mark.parametrize("kind", SYNC_KINDS, ids=lambda kind: kind.name)
-def test_an_interrupt_from_the_keyboard_goes_its_way(kind: Kind, upstream: Upstream, db: str) -> None:
+def test_an_interrupt_from_the_keyboard_goes_its_way(kind: Kind, upstream: Upstream, db: str, keyboard: None) -> None:
     client = kind.client()
 
     def interrupt(wire: Wire) -> None:
+        time.sleep(0.2)  # until the client waits for the next chunk
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         wire.left()
 
@@ -333,6 +334,14 @@ def test_an_interrupt_from_the_keyboard_goes_its_way(kind: Kind, upstream: Upstr
         response.close()
     client.close()
     assert ended(db) == {"outcome": "client_closed", "closed": "client_closed", "detail": "KeyboardInterrupt"}
+
+
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """SIGINT is a KeyboardInterrupt, as in a program that a terminal runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupted(answer: Lockstep, chunks: Iterator[bytes]) -> None:

@@ -235,7 +235,10 @@ def _summary(engine: sa.Engine, begun: list[str], dropped_bytes: int) -> None:
     except sa.exc.DBAPIError as error:
         note(f"{streams} began; what there is of them cannot be said: {database.translated(error, name)}")
         return
-    said = f"recorded {streams} with {counted(sum(session['events'] for session in found), 'event')} into {name}"
+    said = f"recorded {streams}"
+    if sum(session["streams"] for session in found) == len(begun):  # else freshen() has said why they are not all counted
+        said += f" with {counted(sum(session['events'] for session in found), 'event')}"
+    said += f" into {name}"
     if left := outcomes["lost"]:
         said += f"; {left:,} went on when the program had ended, and broke off"
     if dropped_bytes:

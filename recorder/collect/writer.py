@@ -205,7 +205,10 @@ class Writer:
     def hold(self) -> None:
         """Let go of the connection and use none until resume(): after the transaction that is under way now."""
         self._turn.acquire()
-        self._disconnect()
+        try:
+            self._disconnect()
+        except Exception:
+            logger.exception("a connection could not be closed")
 
     def resume(self) -> None:
         self._turn.release()
