@@ -62,6 +62,11 @@ class Match(NamedTuple):
     exchange: Exchange
     rung: str
 
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What a response says of where it comes from."""
+        return [("x-recorder-stream", self.exchange.stream_id), ("x-recorder-match", self.rung)]
+
 
 def exchange(number: int, stream_id: str, session_id: str, asked: Asked) -> Exchange:
     return Exchange(number, stream_id, session_id, exact_key(asked), path_key(asked))

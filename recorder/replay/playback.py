@@ -17,6 +17,10 @@ _WHOLE = frozenset({"done", "error"})
 """Outcomes that say that nothing more was to come, whoever closed the connection then."""
 
 
+Timed = tuple[float, bytes | None]
+"""(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
+
+
 class Playback:
     """One response. status is None where none ever came.
 
@@ -45,8 +49,8 @@ class Playback:
             self._head_us = first.offset_us
         self._read = [] if first is None else [first]
 
-    def chunks(self) -> Iterator[tuple[float, bytes | None]]:
-        """(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
+    def chunks(self) -> Iterator[Timed]:
+        """The head, the chunks as they came, and the end."""
         if self.status is not None:
             yield self._head_us, b""
             yield from chunks(wire(self._watched()))

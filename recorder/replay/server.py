@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.replay import library
 from recorder.replay.match import Asked, Library, Match, Places
-from recorder.replay.playback import Playback
+from recorder.replay.playback import Playback, Timed
 from recorder.replay.timing import schedule
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,6 @@ _EARLY_SECONDS = 0.0005  # the loop's timers count in ms: what is this near is d
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Timed = tuple[float, bytes | None]
 Marked = tuple[float, bytes | None, bool]
 
 
@@ -154,9 +153,8 @@ async def _until(due: float) -> None:
 
 
 def _headers(playback: Playback, match: Match) -> list[tuple[bytes, bytes]]:
-    own = [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
     headers = [(name, value) for name, value in playback.headers if playback.status != 304 or name != "content-length"]
-    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in (*headers, *own)]
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in (*headers, *match.headers)]
 
 
 async def _asked(scope: Scope, receive: Receive) -> Asked | None:

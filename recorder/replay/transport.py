@@ -21,13 +21,10 @@ from recorder.database import DEFAULT_URL
 from recorder.projections import runner
 from recorder.replay import library
 from recorder.replay.match import Asked, Match, Place
-from recorder.replay.playback import Playback
+from recorder.replay.playback import Playback, Timed
 from recorder.replay.timing import schedule
 
 logger = logging.getLogger(__name__)
-
-Timed = tuple[float, bytes | None]
-"""(µs since the request, chunk), as playback.py has it."""
 
 
 class ReplayTransport(Transport):
@@ -173,8 +170,8 @@ class _Replayed:
         """The response. Raises the family's error where none ever came."""
         if self._playback.status is None:
             raise self._broken("Server disconnected without sending a response.")
-        own = [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
-        return self._family.Response(self._playback.status, headers=[*self._playback.headers, *own], stream=self)
+        headers = [*self._playback.headers, *match.headers]
+        return self._family.Response(self._playback.status, headers=headers, stream=self)
 
     def __iter__(self) -> Iterator[bytes]:
         for at_us, chunk in self._timed:
