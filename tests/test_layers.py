@@ -32,7 +32,7 @@ ORDER = (
 """As the data flows, downwards; a folder counts as one."""
 
 PURE = ("errors", "jsontext", "sse", "bodies", "steps", "protocols")
-IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "aiohttp", "uvicorn"}
+IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {
     "protocols": ("deltas", "partial", "assistants", "merge", "__init__"),
@@ -43,6 +43,12 @@ FOLDER_ORDER = {
         "encoding",
         "outcome",
         "writer",
+        "connection",
+        "http1",
+        "origin",
+        "gate",
+        "metrics",
+        "relay",
         "proxy",
         "serving",
         "sharing",

@@ -453,26 +453,47 @@ def test_the_session_header_has_the_name_that_it_is_given(tmp_path: Path) -> Non
 # How it ends
 
 
-def test_an_upstream_that_is_not_there_is_a_502_in_json(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with Upstream() as upstream, ProxyProcess(f"http://127.0.0.1:{port}", db=tmp_path / "log.db") as proxy:
+def test_an_upstream_that_is_not_there_closes_the_connection_and_is_said_once(tmp_path: Path) -> None:
+    """As it is without a proxy: no answer. It is said again only once it has worked in between."""
+    with Upstream() as upstream:
+        upstream.on("/v1/runs", lambda wire, asked: wire.whole(b"{}"))
+        port = upstream.port
+    with ProxyProcess(f"http://127.0.0.1:{port}", db=tmp_path / "log.db") as proxy:
         here = Setting(upstream, proxy, tmp_path)
-        response, body = here.ask("/v1/runs?key=k", "POST", b"{}")
-        assert (response.status, response.getheader("content-type")) == (502, "application/json")
-        assert str(port) in json.loads(body)["error"]["message"]
-        (stream,) = here.recorded.ended("/v1/runs")
-        assert here.recorded.outcome(stream.stream_id) == "no_response"
+
+        def refused() -> None:
+            with pytest.raises(http.client.RemoteDisconnected):
+                here.ask("/v1/runs?key=k", "POST", b'{"a":1}')
+
+        refused()
+        refused()
+        with Upstream(port) as again:
+            again.on("/v1/runs", lambda wire, asked: wire.whole(b"{}"))
+            assert here.ask("/v1/runs", "POST", b"{}")[0].status == 200
+        refused()
+        streams = here.recorded.ended("/v1/runs", 4)
+        outcomes = [here.recorded.outcome(stream.stream_id) for stream in streams]
+        assert outcomes == ["no_response", "no_response", "done", "no_response"]
+        assert bytes(streams[0].request_body or b"") == b'{"a":1}'
+        assert "refused" in here.recorded.events(streams[0].stream_id)[-1].data.lower()
+        assert proxy.stop() == 0
+        said = [line for line in proxy.said if str(port) in line and "WARNING" in line]
+        assert [("cannot reach" in line, "reached again" in line) for line in said] == [
+            (True, False),
+            (False, True),
+            (True, False),
+        ]
+        assert "refused" in said[0].lower()
         here.recorded.engine.dispose()
 
 
 @pytest.mark.parametrize("how", ["cut", "reset"])
-def test_an_upstream_that_hangs_up_before_its_answer_is_a_502(setting: Setting, how: str) -> None:
+def test_an_upstream_that_hangs_up_before_its_answer_does_so_at_the_client(setting: Setting, how: str) -> None:
     path = f"/hangs-up/{how}"
     setting.upstream.on(path, lambda wire, asked: getattr(wire, how)())
-    response, body = setting.ask(path)
-    assert response.status == 502
-    assert json.loads(body)["error"]["message"]
+    with pytest.raises(ConnectionResetError) as raised:
+        setting.ask(path)
+    assert isinstance(raised.value, http.client.RemoteDisconnected) == (how == "cut")
     (stream,) = setting.recorded.ended(path)
     assert setting.recorded.outcome(stream.stream_id) == "no_response"
 

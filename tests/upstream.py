@@ -103,13 +103,13 @@ Answer = Callable[[Wire, Asked], None]
 
 
 class Upstream:
-    """Listens on a free port of this machine, a thread for each connection. Use it as a context.
+    """Listens on a port of this machine, a free one by default; a thread for each connection. Use it as a context.
 
     Errors of answers are kept in `errors`; one that fails because the other side has left is none.
     """
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._answers: dict[str, Answer] = {}
         self._asked: list[Asked] = []
         self._open: set[socket.socket] = set()

@@ -11,8 +11,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -23,7 +26,7 @@ from recorder.bodies import BodyDecoder, Decoder, decoder_for
 from recorder.collect.encoding import Decode, decode_for, is_encoded
 from recorder.collect.outcome import Ending
 from recorder.log import Row, Stream
-from recorder.sse import Frame
+from recorder.sse import Frame, is_system
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,9 @@ BATCH_BYTES = 1024 * 1024
 
 LOCKED_SECONDS = 2
 """How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
+
+COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the classes in which commits are counted by how long they took; there is one more class above them."""
 
 _RETRY_SECONDS = 0.2
 _CHUNK_COST = 200  # bytes of memory of a queue entry beside its chunk
@@ -121,6 +127,10 @@ class Recording:
         self._tell_dropped(now)
         self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
 
+    def at_ns(self, offset_us: int) -> int:
+        """When that was, by time.perf_counter_ns."""
+        return self._began + offset_us * 1000
+
     def now(self) -> int:
         """µs since the stream began, later than any before: two chunks need two offsets to stay two."""
         now = max(self._last_us + 1, (time.perf_counter_ns() - self._began) // 1000)
@@ -138,15 +148,24 @@ class Recording:
 class Writer:
     """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
 
-    open: the streams that have not ended yet. errors: failed transactions so far. dropped_bytes: lost so far.
+    open: the streams that have not ended yet. failing_since: when the database began to fail, None while it does not.
+    Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
+    gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS).
     """
 
     def __init__(self, engine: sa.Engine, queue_bytes: int = QUEUE_BYTES) -> None:
         self.open: set[Recording] = set()
+        self.failing_since: datetime | None = None
         self.errors = 0
         self.dropped_bytes = 0
         self.commits = 0
+        self.events = 0
+        self.bytes = 0
+        self.gaps: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.slowest_commit_us = 0
+        self.commit_seconds = 0.0
+        self.commit_times = [0] * (len(COMMIT_SECONDS) + 1)
         self._engine = engine
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         self._queue_bytes = queue_bytes
@@ -156,7 +175,7 @@ class Writer:
         self._connection: sa.Connection | None = None
         self._turn = threading.Lock()  # held while the connection is in use
         self._closing = False
-        self._failing = False
+        self._oldest_ns: int | None = None  # when what is being committed first was queued
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
 
     def __enter__(self) -> Writer:
@@ -210,9 +229,20 @@ class Writer:
     def resume(self) -> None:
         self._turn.release()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of memory that wait to be committed."""
+        return self._queued - self._taken
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the oldest of what waits has waited."""
+        oldest = self._oldest_ns
+        return 0.0 if oldest is None else max(0.0, (time.perf_counter_ns() - oldest) / 1e9)
+
     def full(self, size: int) -> bool:
         """Whether this many bytes more would be over what may wait."""
-        waiting = self._queued - self._taken
+        waiting = self.waiting_bytes
         return waiting > 0 and waiting + size + _CHUNK_COST > self._queue_bytes
 
     def _put(self, entry: _Entry, size: int) -> None:
@@ -233,9 +263,13 @@ class Writer:
                 size += _size(entry)
             ending = taken[-1] is None
             entries = [entry for entry in taken if entry is not None]
+            self._oldest_ns = next((entry.recording.at_ns(entry.offset_us) for entry in entries if entry.recording), None)
             streams, batch = _decode(entries)
             self._commit(streams, {stream_id: rows for stream_id, rows in batch.items() if stream_id not in self._lost})
-            self._taken += sum(_size(entry) + _CHUNK_COST for entry in entries)
+            self._oldest_ns = None
+            size = sum(map(_size, entries))
+            self.bytes += size
+            self._taken += size + _CHUNK_COST * len(entries)
             for entry in entries:
                 if entry.kind == _SYNC:
                     try:
@@ -255,22 +289,29 @@ class Writer:
                 with self._turn, self._transaction() as connection:
                     log.insert_streams(connection, streams)
                     log.append(connection, batch)
-                self.commits += 1
-                self.slowest_commit_us = max(self.slowest_commit_us, (time.perf_counter_ns() - began) // 1000)
+                self._committed((time.perf_counter_ns() - began) / 1e9, batch)
             except Exception as error:  # noqa: BLE001 - whatever fails here, the application's stream must not notice
                 self.errors += 1
                 if not isinstance(error, sa.exc.DBAPIError) or database.is_about_data(error):
                     self._commit_apart(streams, batch, error)
                     return
-                if not self._failing:
-                    self._failing = True
+                if self.failing_since is None:
+                    self.failing_since = datetime.now(UTC)
                     logger.error("the database fails, what is recorded waits in memory: %s", _one_line(error))  # noqa: TRY400
                 time.sleep(_RETRY_SECONDS)
             else:
-                if self._failing:
+                if self.failing_since is not None:
                     logger.warning("the database takes events again")
-                    self._failing = False
+                    self.failing_since = None
                 return
+
+    def _committed(self, seconds: float, batch: dict[str, list[Row]]) -> None:
+        """Count a commit, and what was in it."""
+        self.commits += 1
+        self.commit_seconds += seconds
+        self.commit_times[bisect_left(COMMIT_SECONDS, seconds)] += 1
+        self.slowest_commit_us = max(self.slowest_commit_us, int(seconds * 1e6))
+        self.events += sum(not is_system(type) for rows in batch.values() for _, _, _, type, *_ in rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -325,7 +366,7 @@ def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
         except Exception as error:
             logger.exception("stream %s cannot be decoded any further", recording.stream.stream_id)
             recording.decoder = None
-            frames = [log.system_frame("$gap", {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)]
+            frames = [_gap(recording, {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)]
         if frames:
             recording.ending.see(frames)
             rows = batch.setdefault(recording.stream.stream_id, [])
@@ -354,10 +395,11 @@ def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list
     if kind == _GAP:
         # What comes after lost bytes does not go on with what was before.
         before = decoder.finish() if value["bytes"] and decoder is not None else []
-        return [*before, log.system_frame("$gap", value, offset_us)]
+        return [*before, _gap(recording, value, offset_us)]
     left = decoder.finish() if decoder is not None else []
     recording.ending.see(left)
     outcome = recording.ending.of_connection(value[0], recording.status)
+    recording._writer.outcomes[outcome] += 1
     said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
     return [*left, log.system_frame("$end", said, offset_us)]
 
@@ -369,8 +411,13 @@ def _chunk_frames(decoder: Decoder, recording: Recording, offset_us: int, chunk:
     except Exception as error:  # noqa: BLE001 - each coding's library has errors of its own
         recording.decode, recording.decoder = bytes, BodyDecoder(join=False)
         said = {**_NOTHING, "reason": f"not decoded from here on: {_one_line(error)}"}
-        return [*decoder.finish(), log.system_frame("$gap", said, offset_us), *recording.decoder.feed(chunk, offset_us)]
+        return [*decoder.finish(), _gap(recording, said, offset_us), *recording.decoder.feed(chunk, offset_us)]
     return decoder.feed(decoded, offset_us)
+
+
+def _gap(recording: Recording, said: dict[str, Any], offset_us: int) -> Frame:
+    recording._writer.gaps[said["reason"].partition(":")[0]] += 1
+    return log.system_frame("$gap", said, offset_us)
 
 
 def _one_line(error: Exception) -> str:
