@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import BinaryIO, NamedTuple
 
 Headers = Iterable[tuple[str, str]]
@@ -42,10 +42,15 @@ class Wire:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self.reader = connection.makefile("rb")
         self.open = True
 
     def send(self, body: bytes) -> None:
         self._connection.sendall(body)
+
+    def receive(self, size: int) -> bytes:
+        """So many bytes of what comes next, as they are on the wire; fewer where it ends. For answers that are early."""
+        return self.reader.read(size)
 
     def head(self, status: int = 200, headers: Headers = (SSE,), reason: str = "Said") -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
@@ -111,6 +116,7 @@ class Upstream:
     def __init__(self, port: int = 0) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._answers: dict[str, Answer] = {}
+        self._early: set[str] = set()
         self._asked: list[Asked] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Condition()
@@ -132,9 +138,15 @@ class Upstream:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def on(self, path: str, answer: Answer) -> None:
-        """How to answer requests for this path (the target up to its `?`)."""
+    def on(self, path: str, answer: Answer, *, early: bool = False) -> None:
+        """How to answer requests for this path (the target up to its `?`). early: at their head, before their body is read."""
         self._answers[path] = answer
+        (self._early.add if early else self._early.discard)(path)
+
+    def count(self, path: str) -> int:
+        """How many requests for a path there have been."""
+        with self._lock:
+            return sum(asked.target.partition("?")[0] == path for asked in self._asked)
 
     def asked(self, path: str, number: int = 0) -> Asked:
         """The request of this number for a path; waits for it."""
@@ -163,9 +175,8 @@ class Upstream:
     def _serve(self, connection: socket.socket) -> None:
         wire = Wire(connection)
         try:
-            reader = connection.makefile("rb")
-            with reader:
-                while wire.open and (asked := _read(reader)) is not None:
+            with wire.reader as reader:
+                while wire.open and (asked := _read(reader, self._early)) is not None:
                     with self._lock:
                         self._asked.append(asked)
                         self._lock.notify_all()
@@ -185,8 +196,8 @@ def _unknown(wire: Wire, asked: Asked) -> None:
     wire.whole(b'{"error": {"message": "the test has no answer for this"}}', status=404)
 
 
-def _read(reader: BinaryIO) -> Asked | None:
-    """The next request of a connection, or None where it ended."""
+def _read(reader: BinaryIO, early: Container[str]) -> Asked | None:
+    """The next request of a connection, or None where it ended. early: the paths whose bodies are not read."""
     lines = []
     while (line := reader.readline()) not in (b"\r\n", b""):
         lines.append(line)
@@ -196,6 +207,8 @@ def _read(reader: BinaryIO) -> Asked | None:
     pairs = (line.decode("latin-1").rstrip("\r\n").split(":", 1) for line in lines[1:])
     headers = [(name, value.strip()) for name, value in pairs]
     asked = Asked(b"".join(lines), method, target, headers, b"")
+    if target.partition("?")[0] in early:
+        return asked
     if asked.header("transfer-encoding") == ["chunked"]:
         body = b""
         while size := int(reader.readline().split(b";")[0], 16):
