@@ -244,6 +244,20 @@ def test_what_comes_after_an_upgrade_waits_until_it_is_decided() -> None:
     assert [asked.target for asked in reader.requests] == [b"/ws", b"/next"]
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_request_with_a_body_is_http_whatever_it_asks_for(size: int) -> None:
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    for framed in (b"Content-Length: 3\r\n\r\nabc", chunked):
+        reader = RequestReader()
+        data = b"POST /h2c HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framed + POST
+        for at in range(0, len(data), size):
+            reader.feed(data[at : at + size])
+        assert [(asked.upgrade, b"".join(asked.pieces), asked.complete) for asked in reader.requests] == [
+            (False, b"abc", True)
+        ] * 2
+        assert [asked.target for asked in reader.requests] == [b"/h2c", b"/a?b"]
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [

@@ -9,8 +9,12 @@ with Upstream() as upstream:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import ssl
 import struct
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Container, Iterable
@@ -88,10 +92,17 @@ class Wire:
         self._connection.close()
 
     def reset(self) -> None:
-        """Close it with a TCP reset."""
+        """Close it with a TCP reset, once what was sent has arrived: a reset discards what has not."""
         self.open = False
+        deadline = time.monotonic() + PATIENCE
+        while self._unacknowledged() and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.close()
+
+    def _unacknowledged(self) -> int:
+        """Bytes that the other side's kernel has not taken yet (Linux)."""
+        return int.from_bytes(fcntl.ioctl(self._connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def left(self, seconds: float = PATIENCE) -> bool:
         """Whether the other side closes the connection within so many seconds."""
@@ -110,10 +121,13 @@ Answer = Callable[[Wire, Asked], None]
 class Upstream:
     """Listens on a port of this machine, a free one by default; a thread for each connection. Use it as a context.
 
+    tls: what it speaks HTTP through, where it does not speak it in the clear.
+
     Errors of answers are kept in `errors`; one that fails because the other side has left is none.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._answers: dict[str, Answer] = {}
         self._early: set[str] = set()
@@ -173,8 +187,10 @@ class Upstream:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        wire = Wire(connection)
         try:
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            wire = Wire(connection)
             with wire.reader as reader:
                 while wire.open and (asked := _read(reader, self._early)) is not None:
                     with self._lock:
@@ -211,7 +227,7 @@ def _read(reader: BinaryIO, early: Container[str]) -> Asked | None:
         return asked
     if asked.header("transfer-encoding") == ["chunked"]:
         body = b""
-        while size := int(reader.readline().split(b";")[0], 16):
+        while size := int(reader.readline().split(b";")[0] or b"0", 16):  # b"": the other side has left
             body += reader.read(size)
             reader.readline()
         reader.readline()

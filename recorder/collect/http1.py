@@ -89,7 +89,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._request = Request()
-        self._in_head = False
+        self._in_head = self._resuming = False
         self._size = 0
 
     def feed(self, data: bytes) -> None:
@@ -101,7 +101,11 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.beyond = data[upgrade.args[0] :]
+            beyond = data[upgrade.args[0] :]
+            if self._has_body():
+                self._read_body(beyond)
+            else:
+                self.beyond = beyond
         except httptools.HttpParserError as error:
             self.malformed = Malformed(str(error.__context__ or error))
 
@@ -111,13 +115,31 @@ class RequestReader:
         if beyond:
             self.feed(beyond)
 
+    def _has_body(self) -> bool:
+        return self._request.chunked or (self._request.value(b"content-length") or b"0").strip(b"0") != b""
+
+    def _read_body(self, data: bytes) -> None:
+        """Go on with the body of a request that asks for another protocol, and will not get it: the parser takes it for that."""
+        request = self._request
+        request.upgrade = request.complete = False
+        framing = [(name, value) for name, value in request.headers if name.lower() in (b"content-length", b"transfer-encoding")]
+        self._parser = httptools.HttpRequestParser(self)
+        self._resuming = True
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % header for header in framing))
+        self._resuming = self.idle = False
+        self.feed(data)
+
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         self._request = Request()
         self._in_head, self.idle, self._size = True, False, 0
 
     def on_url(self, part: bytes) -> None:
+        if self._resuming:
+            return
         self._grow(len(part))
         self._request.target += part
 
@@ -127,10 +149,14 @@ class RequestReader:
             self._request.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
         self._in_head = False
         request = self._request
         request.method = self._parser.get_method()
         request.version = self._parser.get_http_version()
+        if request.version not in ("1.0", "1.1"):
+            raise Malformed(f"it is of version {request.version}")
         request.keep_alive = request.version == "1.1" and self._parser.should_keep_alive()
         request.upgrade = self._parser.should_upgrade()
         codings = tokens(request.headers, b"transfer-encoding")

@@ -139,13 +139,13 @@ class Exchange:
             if self._request.complete:
                 self.record.begin(self._copy.whole())
                 return
+            if self._line.requests.malformed:
+                upstream.abort()
+                return
             data = await self._client.read()
             if not data or upstream.lost.done():
                 return
             self._line.requests.feed(data)
-            if self._line.requests.malformed and not self._request.complete:
-                upstream.abort()
-                return
 
     def _framed(self) -> list[bytes]:
         """What has come of the body, as it is sent on."""
