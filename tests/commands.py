@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,16 @@ class ProxyProcess(Background):
             self.kill()
             raise
         return self
+
+    def page(self, path: str) -> str:
+        """One of the proxy's own pages."""
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=PATIENCE) as response:
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        """A value of /-/metrics, by its name and labels as they stand there; 0 where it does not."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.page("/-/metrics"), re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
 
 def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:

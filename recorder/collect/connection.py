@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._arrived: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._full = False
+        self._spare: socket.socket | None = None
 
     # What arrives
 
@@ -77,6 +78,21 @@ class Connection(asyncio.Protocol):
                 await self._writable
             finally:
                 self._writable = None
+
+    def hold_on(self) -> None:
+        """From now until let_go(): what has arrived is read, even when the other side broke the connection and a write found out.
+
+        The transport drops it then, and it may say why. Not through TLS, where what has arrived is of use to the transport alone.
+        """
+        raw = self.transport.get_extra_info("socket")
+        if raw is not None and self._spare is None and self.transport.get_extra_info("ssl_object") is None:
+            with contextlib.suppress(OSError):
+                self._spare = raw.dup()
+
+    def let_go(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.close()
 
     # How it ends
 
@@ -156,7 +172,7 @@ class Connection(asyncio.Protocol):
             return
         self._held.append(data)
         self._size += len(data)
-        if self._size >= HELD_BYTES and self._reading:
+        if self._size >= HELD_BYTES and self._reading and not self.transport.is_closing():
             self._reading = False
             self.transport.pause_reading()
         self._wake(self._arrived)
@@ -174,6 +190,11 @@ class Connection(asyncio.Protocol):
         self._wake(self._writable)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and self._spare is not None:
+            with contextlib.suppress(OSError):
+                while data := self._spare.recv(HELD_BYTES):
+                    self.data_received(data)
+        self.let_go()
         self.ended = True
         self.error = error
         if not self.lost.done():

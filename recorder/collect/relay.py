@@ -133,19 +133,24 @@ class Exchange:
             self._tasks.append(asyncio.create_task(self._upload(upstream)))
 
     async def _upload(self, upstream: Connection) -> None:
-        while True:
-            upstream.write(*self._framed())
-            await upstream.drained()
+        upstream.hold_on()  # the upstream may refuse what comes, and close
+        try:
+            while True:
+                upstream.write(*self._framed())
+                await upstream.drained()
+                if self._request.complete:
+                    self.record.begin(self._copy.whole())
+                    return
+                if self._line.requests.malformed:
+                    upstream.abort()
+                    return
+                data = await self._client.read()
+                if not data or upstream.lost.done():
+                    return
+                self._line.requests.feed(data)
+        finally:
             if self._request.complete:
-                self.record.begin(self._copy.whole())
-                return
-            if self._line.requests.malformed:
-                upstream.abort()
-                return
-            data = await self._client.read()
-            if not data or upstream.lost.done():
-                return
-            self._line.requests.feed(data)
+                upstream.let_go()
 
     def _framed(self) -> list[bytes]:
         """What has come of the body, as it is sent on."""
