@@ -11,7 +11,7 @@ from recorder.cli.opening import opened
 from recorder.cli.output import note
 from recorder.cli.parameters import Finite, guarded, listening
 from recorder.collect.proxy import Proxy
-from recorder.collect.serving import GRACE_SECONDS, listen, serve
+from recorder.collect.serving import GRACE_SECONDS, address, listen, serve
 from recorder.collect.writer import Writer
 
 
@@ -58,11 +58,10 @@ def command(
     with opened(db, create=True) as engine, Writer(engine) as writer:
         app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header, token=token)
         listener = listen(host, port)
-        address = f"http://{host}:{listener.getsockname()[1]}"
         serve(
             app,
             listener,
-            lambda: note(f"recording {address} → {app.host} into {database.shown(engine)}; Ctrl-C ends"),
+            lambda: note(f"recording {address(host, listener)} → {app.host} into {database.shown(engine)}; Ctrl-C ends"),
             grace,
         )
     note(f"{writer.commits:,} commits" + (f", {writer.dropped_bytes:,} bytes lost" if writer.dropped_bytes else ""))

@@ -10,7 +10,7 @@ from recorder.cli.opening import opened
 from recorder.cli.output import counted, note
 from recorder.cli.parameters import guarded, listening, pacing
 from recorder.collect.gate import Gate
-from recorder.collect.serving import listen, serve
+from recorder.collect.serving import address, listen, serve
 from recorder.replay import library
 from recorder.replay.match import Library
 from recorder.replay.server import Replayer
@@ -47,11 +47,10 @@ def command(
         exchanges = library.load(engine, ids, strict=strict)
         app = Replayer(engine, exchanges, speed=None if instant else speed, max_gap=max_gap)
         listener = listen(host, port)
-        origin = f"http://{host}:{listener.getsockname()[1]}"
         sessions = len({one.session_id for one in exchanges.exchanges})
         what = f"{counted(len(exchanges), 'recorded exchange')} of {counted(sessions, 'session')}"
         gated = Gate(app, token) if token else app
-        serve(gated, listener, lambda: note(f"serving {what} at {origin}{_base(exchanges)}; Ctrl-C ends"))
+        serve(gated, listener, lambda: note(f"serving {what} at {address(host, listener)}{_base(exchanges)}; Ctrl-C ends"))
     note(f"{counted(app.served, 'request')} answered" + (f", {app.unmatched:,} matched nothing" if app.unmatched else ""))
 
 

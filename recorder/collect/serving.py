@@ -49,6 +49,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def address(host: str, listener: socket.socket) -> str:
+    """The URL at which a listener on this host is reached."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
 def serve(
     app: Any, listener: socket.socket, ready: Callable[[], None] | None = None, grace_seconds: float = GRACE_SECONDS
 ) -> None:
