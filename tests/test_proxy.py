@@ -757,27 +757,97 @@ def test_sigterm_lets_an_open_stream_finish(tmp_path: Path) -> None:
         here.recorded.engine.dispose()
 
 
-@pytest.mark.slow
-def test_sigterm_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """A stream that goes on and on is ended; what came of it is in the log, and its end too."""
+@pytest.mark.parametrize("framing", ["chunked", "until close"])
+@pytest.mark.parametrize("how", ["after its grace", "at a second signal"])
+def test_sigterm_does_not_wait_for_ever(tmp_path: Path, framing: str, how: str) -> None:
+    """A stream that goes on and on is broken off, and is no whole one to its client; what came of it is in the log."""
+    left = threading.Event()
 
     def answer(wire: Wire, asked: Asked) -> None:
-        wire.begin()
-        wire.chunk(event(0))
-        wire.left(60)
+        if framing == "chunked":
+            wire.begin()
+            wire.chunk(event(0))
+        else:
+            wire.head(200, [SSE, ("Connection", "close")])
+            wire.send(event(0))
+        if wire.left(60):
+            left.set()
 
-    with Upstream() as upstream, ProxyProcess(upstream.origin, db=tmp_path / "log.db") as proxy:
+    grace = "0.3" if how == "after its grace" else "3600"
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", grace, db=tmp_path / "log.db") as proxy:
         here = Setting(upstream, proxy, tmp_path)
         upstream.on("/endless", answer)
         connection = here.connect()
         response = begin(connection, "/endless")
         assert response.read1(65536) == event(0)
-        assert proxy.stop() == 0
+        proxy.process.terminate()
+        if how == "at a second signal":
+            until(lambda: not reachable(proxy))
+            proxy.process.terminate()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            response.read()
+        assert proxy.wait() == 0
         connection.close()
+        assert left.wait(PATIENCE)
         (stream,) = here.recorded.streams("/endless")
         assert here.recorded.body(stream.stream_id) == event(0)
-        assert here.recorded.outcome(stream.stream_id) is not None
-        assert not [line for line in proxy.said if "Traceback" in line]
+        assert here.recorded.outcome(stream.stream_id) == "lost"
+        assert not [line for line in proxy.said if "Traceback" in line or "ERROR" in line]
+        here.recorded.engine.dispose()
+
+
+def test_a_request_that_is_not_through_when_the_proxy_stops_is_lost(tmp_path: Path) -> None:
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "0", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        upstream.on("/uploading", lambda wire, asked: wire.left() and None, early=True)
+        connection = here.connect()
+        connection.putrequest("POST", "/uploading")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"half")
+        upstream.asked("/uploading")
+        assert proxy.stop() == 0
+        connection.close()
+        (stream,) = here.recorded.streams("/uploading")
+        assert stream.request_body is None
+        assert here.recorded.outcome(stream.stream_id) == "lost"
+        here.recorded.engine.dispose()
+
+
+def test_sigterm_does_not_wait_for_connections_that_are_idle(tmp_path: Path) -> None:
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "3600", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        here.recorded.engine.dispose()
+        upstream.on("/v1", lambda wire, asked: wire.whole(b"{}"))
+        connection = here.connect()
+        begin(connection, "/v1").read()
+        with socket.create_connection((proxy.host, proxy.port), PATIENCE) as silent:
+            assert proxy.stop() == 0
+            assert silent.recv(1) == b""
+        connection.close()
+
+
+def test_a_request_that_is_at_hand_when_the_proxy_stops_is_answered_and_the_last(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def answer(wire: Wire, asked: Asked) -> None:
+        assert go.wait(PATIENCE)
+        wire.whole(b"{}")
+
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "3600", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        upstream.on("/at-hand", answer)
+        connection = here.connect()
+        connection.request("POST", "/at-hand", body=b"{}")
+        upstream.asked("/at-hand")
+        proxy.process.terminate()
+        until(lambda: not reachable(proxy))
+        go.set()
+        response = connection.getresponse()
+        assert (response.read(), response.getheader("connection")) == (b"{}", "close")
+        connection.close()
+        assert proxy.wait() == 0
+        (stream,) = here.recorded.streams("/at-hand")
+        assert here.recorded.outcome(stream.stream_id) == "done"
         here.recorded.engine.dispose()
 
 

@@ -120,14 +120,14 @@ class Proxy:
             passing.record.end("client_closed")
             return False
         finally:
+            if not passing.record.ended:  # the server stops, and waits no longer; or the proxy failed
+                if passing.unbounded:
+                    line.client.break_off()  # else the client would take what it has got for the whole
+                passing.record.end("lost", "the recorder was stopped while this stream was open")
             if not work.done():
                 line.leave()
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
-            if passing.record.open:  # the server stops, or the proxy failed
-                if passing.unbounded:
-                    line.client.break_off()  # else the client would take what it has got for the whole
-                passing.record.end("lost", "the recorder was stopped while this stream was open")
 
 
 class _Line:

@@ -236,7 +236,10 @@ class Exchange:
 
 
 class Record:
-    """What the log is told of an exchange. Whatever fails in it is logged, and does not reach the exchange."""
+    """What the log is told of an exchange. Whatever fails in it is logged, and does not reach the exchange.
+
+    ended: how the exchange ended has been said.
+    """
 
     def __init__(self, settings: Settings, request: Request, target: bytes) -> None:
         self._settings = settings
@@ -245,12 +248,9 @@ class Record:
         self._began_ns = time.perf_counter_ns()
         self._started_at = datetime.now(UTC)
         self._recording: Recording | None = None
-        self._begun = self._ended = False
+        self.ended = False
+        self._begun = False
         self._last = b""
-
-    @property
-    def open(self) -> bool:
-        return self._begun and not self._ended
 
     @property
     def done(self) -> bool:
@@ -338,9 +338,9 @@ class Record:
     def end(self, closed: str, detail: str | None = None) -> None:
         """The first call counts."""
         self.begin(None)
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         if self._recording is not None:
             try:
                 self._recording.end(closed, detail)
