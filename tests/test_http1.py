@@ -97,6 +97,7 @@ RESPONSES = {
     "a bad chunk": Case(CHUNKED, b"4\r\ndata\r\nzz\r\n", "chunked", b"data", ended=True, complete=False, broken=True),
     "no HTTP": Case(b"", b"SSH-2.0-x\r\n\r\nmore", None, b"", ended=True, complete=False, broken=True),
     "a length that is none": Case(b"", OK + b"Content-Length: x\r\n\r\nab", None, b"", ended=True, complete=False, broken=True),
+    "a head that ends in two ways": Case(b"", OK + b"X: x\r\n\rY: y\r\n\r\n", None, b"", ended=True, complete=False, broken=True),
     "half a head": Case(b"", OK + b"Content-", None, b"", ended=True, complete=False),
     "nothing": Case(b"", b"", None, b"", ended=True, complete=False),
 }

@@ -221,7 +221,7 @@ def _read(reader: BinaryIO, early: Container[str]) -> Asked | None:
         return None
     method, target, _ = lines[0].decode("latin-1").split(" ")
     pairs = (line.decode("latin-1").rstrip("\r\n").split(":", 1) for line in lines[1:])
-    headers = [(name, value.strip()) for name, value in pairs]
+    headers = [(name, value.strip(" \t")) for name, value in pairs]
     asked = Asked(b"".join(lines), method, target, headers, b"")
     if target.partition("?")[0] in early:
         return asked

@@ -44,7 +44,6 @@ _LENIENCIES = (
     "lenient_transfer_encoding",
     "lenient_version",
     "lenient_data_after_close",
-    "lenient_optional_lf_after_cr",
     "lenient_optional_cr_before_lf",
     "lenient_optional_crlf_after_chunk",
     "lenient_spaces_after_chunk_size",
@@ -271,9 +270,9 @@ class ResponseReader:
             pass
         except httptools.HttpParserError as error:
             self.broken = str(error)
-            return None
-        if not self._begun:
-            self.broken = "a head that does not end"
+        if not self._begun or self.broken:
+            self.broken = self.broken or "its head does not end"
+            self.complete = False
             return None
         status = self._parser.get_status_code()
         close = self._parser.get_http_version() != "1.1" or b"close" in tokens(self._headers, b"connection")
