@@ -27,7 +27,7 @@ from recorder.collect.connection import Client, Connection
 from recorder.collect.http1 import Request, RequestReader
 from recorder.collect.metrics import CONTENT_TYPE, Metrics
 from recorder.collect.origin import Origin
-from recorder.collect.relay import Exchange, Settings
+from recorder.collect.relay import Exchange, Terms
 from recorder.collect.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -64,13 +64,13 @@ class Proxy:
     ) -> None:
         origin = Origin(upstream)
         self.host = origin.host
-        self._settings = Settings(origin, writer, strict, session_header.lower(), session)
+        self._terms = Terms(origin, writer, strict, session_header.lower(), session)
         self._token = token
         self._metrics = Metrics(writer)
 
     async def attend(self, client: Client) -> None:
         """Answer a client's requests, one after the other, until its connection ends."""
-        line = _Line(client, self._settings.origin)
+        line = _Line(client, self._terms.origin)
         try:
             await self._serve(line)
         except Exception:
@@ -108,7 +108,7 @@ class Proxy:
 
     async def _relay(self, line: _Line, request: Request, target: bytes) -> bool:
         """Pass a request on, and its response back, for as long as the client stays."""
-        passing = Exchange(self._settings, line, request, target)
+        passing = Exchange(self._terms, line, request, target)
         work = asyncio.create_task(passing.run())
         try:
             ends: set[asyncio.Future[Any]] = {work, line.client.lost}

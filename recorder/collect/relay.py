@@ -25,8 +25,8 @@ _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of a proxy. session_header: in lower case; its value labels the session. session: the label without one."""
+class Terms:
+    """What the exchanges of a proxy have in common. session_header: in lower case; its value labels the session. session: the label without one."""
 
     origin: Origin
     writer: Writer
@@ -48,10 +48,10 @@ class Line(Protocol):
 class Exchange:
     """Passes a request on and its response back. unbounded: the client knows the response's end by that of its connection."""
 
-    def __init__(self, settings: Settings, line: Line, request: Request, target: bytes) -> None:
-        self.record = Record(settings, request, target)
+    def __init__(self, terms: Terms, line: Line, request: Request, target: bytes) -> None:
+        self.record = Record(terms, request, target)
         self.unbounded = False
-        self._settings = settings
+        self._terms = terms
         self._line = line
         self._client = line.client
         self._request = request
@@ -121,7 +121,7 @@ class Exchange:
     def _send(self, upstream: Connection) -> None:
         """Send what there is of it; the rest follows as it comes."""
         request = self._request
-        head = http1.request_head(request, self._target, self._settings.origin.header, self._headers())
+        head = http1.request_head(request, self._target, self._terms.origin.header, self._headers())
         upstream.write(head)
         if (whole := self._copy.whole()) and request.complete:  # it was sent before, in vain
             request.pieces.append(whole)
@@ -163,11 +163,11 @@ class Exchange:
         return [*map(http1.chunk, pieces), *([http1.LAST_CHUNK] if request.complete else [])]
 
     def _headers(self) -> http1.Headers:
-        settings = self._settings
-        own = (b"host", b"accept-encoding", b"trailer", gate.TOKEN_HEADER, settings.session_header.encode("latin-1"))
+        terms = self._terms
+        own = (b"host", b"accept-encoding", b"trailer", gate.TOKEN_HEADER, terms.session_header.encode("latin-1"))
         headers = [*http1.passed(self._request.headers, *own), (b"Accept-Encoding", b"identity")]
-        if settings.origin.credentials and self._request.value(b"authorization") is None:
-            headers.append((b"Authorization", settings.origin.credentials))
+        if terms.origin.credentials and self._request.value(b"authorization") is None:
+            headers.append((b"Authorization", terms.origin.credentials))
         return headers
 
     def _repeatable(self) -> bool:
@@ -179,7 +179,7 @@ class Exchange:
         client, modern = self._client, self._request.version == "1.1"
         if isinstance(piece, Body):
             raw = piece.raw if modern or self._head is None else piece.decoded
-            if self._settings.strict and piece.decoded:
+            if self._terms.strict and piece.decoded:
                 await self.record.committed(piece.decoded)
                 client.write(raw)
             else:
@@ -241,8 +241,8 @@ class Record:
     ended: how the exchange ended has been said.
     """
 
-    def __init__(self, settings: Settings, request: Request, target: bytes) -> None:
-        self._settings = settings
+    def __init__(self, terms: Terms, request: Request, target: bytes) -> None:
+        self._terms = terms
         self._request = request
         self._target = target
         self._began_ns = time.perf_counter_ns()
@@ -269,21 +269,21 @@ class Record:
             return
         self._begun = True
         try:
-            settings, request = self._settings, self._request
+            terms, request = self._terms, self._request
             headers = [(name.decode("latin-1"), _text(value)) for name, value in request.headers]
-            label = next((value for name, value in headers if name.lower() == settings.session_header), None)
+            label = next((value for name, value in headers if name.lower() == terms.session_header), None)
             path, _, query = self._target.decode("latin-1").partition("?")
             stream = exchange.begun(
                 request.method.decode("latin-1"),
-                settings.origin.host,
+                terms.origin.host,
                 path,
                 query,
                 headers,
                 body,
                 source="proxy",
-                label=label or settings.session,
+                label=label or terms.session,
             )
-            self._recording = settings.writer.begin(stream._replace(started_at=self._started_at), self._began_ns)
+            self._recording = terms.writer.begin(stream._replace(started_at=self._started_at), self._began_ns)
         except Exception as error:  # noqa: BLE001 - here and below: whatever fails, the exchange goes on
             self._give_up(error)
 
@@ -323,7 +323,7 @@ class Record:
         self._last = body
         try:
             self._recording.chunk(body)
-            self._settings.writer.after_commit(tell)
+            self._terms.writer.after_commit(tell)
             try:
                 await asyncio.wait_for(done.wait(), STRICT_SECONDS)
             except TimeoutError:
