@@ -26,7 +26,10 @@ _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 @dataclass(frozen=True)
 class Terms:
-    """What the exchanges of a proxy have in common. session_header: in lower case; its value labels the session. session: the label without one."""
+    """What the exchanges of a proxy have in common.
+
+    session_header: in lower case; its value labels the session. session: the label without one.
+    """
 
     origin: Origin
     writer: Writer
