@@ -83,7 +83,7 @@ class RequestReader:
     def __init__(self) -> None:
         self.requests: deque[Request] = deque()
         self.malformed: Malformed | None = None
-        self.beyond = b""  # came after a request that asks for another protocol, and may be of it
+        self.beyond: bytes | None = None  # what came after a request that asks for another protocol, and may be of it
         self.idle = True  # nothing of a next request has come
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -94,7 +94,7 @@ class RequestReader:
     def feed(self, data: bytes) -> None:
         if self.malformed:
             return
-        if self.beyond:
+        if self.beyond is not None:
             self.beyond += data
             return
         try:
@@ -110,7 +110,7 @@ class RequestReader:
 
     def go_on(self) -> None:
         """The other protocol was not taken up: what came after its request is HTTP as well."""
-        beyond, self.beyond = self.beyond, b""
+        beyond, self.beyond = self.beyond, None
         if beyond:
             self.feed(beyond)
 

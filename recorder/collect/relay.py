@@ -208,7 +208,7 @@ class Exchange:
 
     async def _tunnel(self, upstream: Connection) -> None:
         """Pass on what the client sends in the other protocol."""
-        data = self._line.requests.beyond
+        data = self._line.requests.beyond or b""
         while not upstream.lost.done():
             upstream.write(data)
             await upstream.drained()
