@@ -119,8 +119,8 @@ def _absolute(url: str) -> str:
 
 
 def _engine_like(inherited: sa.Engine) -> sa.Engine:
-    """An engine of this process on the same database."""
-    return database.engine(inherited.url.render_as_string(hide_password=False), create=False)
+    """An engine of this process on the same database; where its file was removed, the writer makes a new one."""
+    return database.engine(inherited.url.render_as_string(hide_password=False), create=True)
 
 
 def _at_exit() -> None:
