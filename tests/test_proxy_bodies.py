@@ -19,8 +19,7 @@ import brotli
 import pytest
 import zstandard
 
-from recorder.collect.exchange import BODY_LIMIT
-from recorder.collect.writer import QUEUE_BYTES
+from recorder.settings import QUEUE_BYTES, REQUEST_BODY
 from tests.commands import ProxyProcess, until
 from tests.proofs import transfers
 from tests.test_proxy import MEGABYTE, Setting, event, setting
@@ -213,14 +212,14 @@ def test_a_reset_by_the_upstream_reaches_a_client_that_is_still_sending(setting:
     assert setting.recorded.outcome(stream.stream_id) == "no_response"
 
 
-@pytest.mark.parametrize("size", [BODY_LIMIT, BODY_LIMIT + 1])
+@pytest.mark.parametrize("size", [REQUEST_BODY, REQUEST_BODY + 1])
 def test_a_request_is_stored_up_to_a_size(setting: Setting, size: int) -> None:
     path, body = f"/limit/{size}", b"x" * size
     setting.upstream.on(path, lambda wire, asked: wire.whole(hashlib.sha256(asked.body).hexdigest().encode()))
     _, received = setting.ask(path, body=body, headers=[("Content-Type", "text/plain")])
     assert received == hashlib.sha256(body).hexdigest().encode()
     (stream,) = setting.recorded.ended(path)
-    assert stream.request_body == (body if size <= BODY_LIMIT else None)
+    assert stream.request_body == (body if size <= REQUEST_BODY else None)
 
 
 # Responses that are encoded
@@ -322,7 +321,8 @@ def test_memory_does_not_grow_with_what_passes(tmp_path: Path, way: str) -> None
 def test_what_the_database_does_not_take_is_dropped_at_a_size_and_said(tmp_path: Path) -> None:
     """The client gets all of it, the memory is bounded, and a `$gap` says how much is missing."""
     size, piece = QUEUE_BYTES + 32 * MEGABYTE, bytes(range(256)) * 4096
-    with Upstream() as upstream, ProxyProcess(upstream.origin, db=tmp_path / "log.db") as proxy:
+    all_of_it = transfers.without_limits(tmp_path)
+    with Upstream() as upstream, ProxyProcess(upstream.origin, *all_of_it, db=tmp_path / "log.db") as proxy:
         here = Setting(upstream, proxy, tmp_path)
 
         def answer(wire: Wire, asked: Asked) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from recorder.errors import UsageError
+from recorder.settings import VARIABLE, Settings, load
 
 _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -79,6 +80,29 @@ def guarded(host: str, token: str | None) -> str | None:
     if not token and not _on_loopback(host):
         raise UsageError(f"--host {host} lets other machines in: set a token for them to send, with --token or RECORDER_TOKEN")
     return token or None
+
+
+class SettingsFile(click.ParamType[Settings]):
+    """A TOML file of settings."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Settings:
+        return load(value)
+
+
+def configured(command: Command) -> Command:
+    """--settings: what is redacted, left out or limited."""
+    option = click.option(
+        "--settings",
+        type=SettingsFile(),
+        envvar=VARIABLE,
+        show_envvar=True,
+        default=Settings,
+        metavar="FILE",
+        help="What is redacted, left out or limited: a TOML file.",
+    )
+    return option(command)
 
 
 def pacing(command: Command) -> Command:

@@ -9,10 +9,11 @@ import click
 from recorder import database
 from recorder.cli.opening import opened
 from recorder.cli.output import note
-from recorder.cli.parameters import Finite, guarded, listening
+from recorder.cli.parameters import Finite, configured, guarded, listening
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import GRACE_SECONDS, address, listen, serve
 from recorder.collect.writer import Writer
+from recorder.settings import Settings
 
 
 @click.command("proxy")
@@ -45,9 +46,18 @@ from recorder.collect.writer import Writer
     metavar="S",
     help="How many seconds open streams may go on once the proxy is asked to stop; a second signal stops it at once.",
 )
+@configured
 @click.pass_obj
 def command(
-    db: str, upstream: str, host: str, port: int, token: str | None, durability: str, session_header: str, grace: float
+    db: str,
+    upstream: str,
+    host: str,
+    port: int,
+    token: str | None,
+    durability: str,
+    session_header: str,
+    grace: float,
+    settings: Settings,
 ) -> None:
     """Pass everything on to ORIGIN and record it: point a client's base URL at http://127.0.0.1:8787/v1.
 
@@ -55,7 +65,7 @@ def command(
     """
     token = guarded(host, token)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    with opened(db, create=True) as engine, Writer(engine) as writer:
+    with opened(db, create=True) as engine, Writer(engine, settings) as writer:
         app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header, token=token)
         listener = listen(host, port)
         serve(

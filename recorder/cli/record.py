@@ -17,11 +17,13 @@ import sqlalchemy as sa
 from recorder import database, queries
 from recorder.cli.opening import freshen, opened
 from recorder.cli.output import counted, note
+from recorder.cli.parameters import configured
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import listen, serving
 from recorder.collect.writer import Recording, Writer
 from recorder.errors import UsageError
 from recorder.log import Stream
+from recorder.settings import Settings
 
 _OPENAI = "https://api.openai.com/v1"
 _ANTHROPIC = "https://api.anthropic.com"
@@ -43,9 +45,10 @@ _SHOWN = 10  # sessions that the summary lists
 @click.command("record", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--upstream", metavar="URL", help="Where all its requests go, instead of to the APIs' own hosts.")
 @click.option("--session", metavar="LABEL", help="Make one session of all that it does, under this label.")
+@configured
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD...")
 @click.pass_obj
-def command(db: str, upstream: str | None, session: str | None, cmd: tuple[str, ...]) -> int:
+def command(db: str, upstream: str | None, session: str | None, settings: Settings, cmd: tuple[str, ...]) -> int:
     """Run a program and record what it asks of an API: any language, any SDK that takes its base URL from the environment.
 
     The program gets OPENAI_BASE_URL, ANTHROPIC_BASE_URL and, where they are set, the Azure ones, each pointing at a recording
@@ -57,7 +60,7 @@ def command(db: str, upstream: str | None, session: str | None, cmd: tuple[str, 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with opened(db, create=True) as engine:
         begun: list[str] = []
-        with _Listing(engine, begun) as writer, ExitStack() as stack:
+        with _Listing(engine, begun, settings) as writer, ExitStack() as stack:
             environment = _environment(stack, writer, upstream, session)
             status = _run(cmd, environment)
         _summary(engine, begun, writer.dropped_bytes)
@@ -67,13 +70,13 @@ def command(db: str, upstream: str | None, session: str | None, cmd: tuple[str, 
 class _Listing(Writer):
     """A writer that keeps the ids of the streams that it began."""
 
-    def __init__(self, engine: sa.Engine, begun: list[str]) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: sa.Engine, begun: list[str], settings: Settings) -> None:
+        super().__init__(engine, settings)
         self._begun = begun
 
-    def begin(self, stream: Stream, began_ns: int | None = None) -> Recording:
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
         self._begun.append(stream.stream_id)
-        return super().begin(stream, began_ns)
+        return super().begin(stream, began_ns, strict=strict)
 
 
 def _environment(stack: ExitStack, writer: Writer, upstream: str | None, session: str | None) -> dict[str, str]:

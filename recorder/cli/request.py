@@ -14,8 +14,10 @@ from httpx_sse import EventSource, SSEError
 from recorder import jsontext
 from recorder.bodies import media_type
 from recorder.cli.output import counted, emit, event_line, note, say
+from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
+from recorder.settings import Settings
 
 _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long
 
@@ -26,14 +28,23 @@ _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long
 @click.option("-d", "--data", metavar="JSON|@FILE", help="The body: JSON, or a file's content; @- reads stdin.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME: VALUE", help="A header; may be given again.")
 @click.option("--session", metavar="LABEL", help="The label of the session that it belongs to.")
+@configured
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one an event.")
 @click.pass_obj
 def command(
-    db: str, method: str, url: str, data: str | None, headers: tuple[str, ...], session: str | None, as_json: bool
+    db: str,
+    method: str,
+    url: str,
+    data: str | None,
+    headers: tuple[str, ...],
+    session: str | None,
+    settings: Settings,
+    as_json: bool,
 ) -> int:
     """Send one request, show what comes as it comes, and record it. Exit 1 where the answer is an error, or breaks off.
 
-    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it.
+    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it. Of the
+    settings, `sample` and `skip_paths` do not count here: what is asked for by name is recorded.
     """
     body = _body(data)
     given = [_header(header) for header in headers]
@@ -42,7 +53,9 @@ def command(
         given.append(("Content-Type", "application/json"))
     if "accept" not in names:
         given.append(("Accept", "text/event-stream, application/json;q=0.9, */*;q=0.5"))
-    transport = RecordingTransport(httpx.HTTPTransport(), db, session=session)
+    transport = RecordingTransport(
+        httpx.HTTPTransport(), db, session=session, settings=settings.model_copy(update={"sample": 1.0, "skip_paths": ()})
+    )
     with httpx.Client(transport=transport, timeout=_TIMEOUT, trust_env=True) as client:
         try:
             request = client.build_request(method.upper(), url, content=body, headers=given)

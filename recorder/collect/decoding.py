@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from recorder import log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder, decoder_for
+from recorder.collect.allowance import Allowance, Limit
 from recorder.collect.encoding import Decode, decode_for, is_encoded
 from recorder.collect.outcome import Ending
 from recorder.sse import Frame, encode, is_system
@@ -21,12 +22,13 @@ KEPT = frozenset({"$response", "$gap", "$end"})
 
 
 class Response(NamedTuple):
-    """How a response began. headers: those that may be stored."""
+    """How a response began. headers: those that may be stored. limit: of its body, None where there is none."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     content_type: str | None
     content_encoding: str | None
+    limit: Limit | None = None
 
 
 class Lost(NamedTuple):
@@ -37,6 +39,10 @@ class Lost(NamedTuple):
     reason: str
 
 
+class Whole(NamedTuple):
+    """The body is through: nothing of it is to be held back any more."""
+
+
 class Closed(NamedTuple):
     """How the connection closed: eof, cut, client_closed, no_response or lost."""
 
@@ -44,14 +50,14 @@ class Closed(NamedTuple):
     detail: str | None
 
 
-Said = bytes | Response | Lost | Closed
+Said = bytes | Response | Lost | Whole | Closed
 """What can be said of a stream: a chunk of its body, and these."""
 
 
 class Decoding:
     """The frames of one stream. response: the frame of how it began. ending: the marks that stand in it so far."""
 
-    __slots__ = ("_decode", "_decoder", "_failed", "_lines", "_said", "ending", "response")
+    __slots__ = ("_decode", "_decoder", "_failed", "_lines", "_said", "_within", "ending", "response")
 
     def __init__(self) -> None:
         self.ending = Ending()
@@ -61,6 +67,7 @@ class Decoding:
         self._decoder: Decoder | None = None
         self._lines = False
         self._failed = False
+        self._within: Allowance | None = None  # of what is decoded, where that may be more than came
 
     def frames(self, said: Said, offset_us: int) -> list[Frame]:
         """The frames that are complete with what was said. Never raises: what cannot be decoded is kept as it came."""
@@ -92,12 +99,17 @@ class Decoding:
             before = decoder.finish() if said.bytes and decoder is not None else []
             return [*before, gap(said, offset_us)]
         left = decoder.finish() if decoder is not None else []
-        return [*left, self._end(said, left, offset_us)]
+        if isinstance(said, Whole):
+            return left
+        beyond = self._within
+        over = [gap(Lost(beyond.chunks, beyond.bytes, beyond.reason), offset_us)] if beyond and beyond.bytes else []
+        return [*left, *over, self._end(said, left, offset_us)]
 
     def _begin(self, said: Response, offset_us: int) -> Frame:
         self._said = said
         decode = decode_for(said.content_encoding)
         self._decode = decode or bytes
+        self._within = Allowance(said.limit) if said.limit and decode is not None and is_encoded(said.content_encoding) else None
         self._decoder = decoder_for(said.content_type, said.status, encoded=decode is None)
         self._lines = isinstance(self._decoder, LinesDecoder)
         shown: dict[str, Any] = {"status": said.status, "headers": said.headers}
@@ -114,7 +126,7 @@ class Decoding:
             self._decode, self._decoder = bytes, BodyDecoder(join=False)
             said = gap(Lost(0, 0, f"not decoded from here on: {one_line(error)}"), offset_us)
             return [*decoder.finish(), said, *self._decoder.feed(chunk, offset_us)]
-        return decoder.feed(decoded, offset_us)
+        return decoder.feed(self._within.take(decoded) if self._within else decoded, offset_us)
 
     def _end(self, said: Closed, left: list[Frame], offset_us: int) -> Frame:
         self.ending.see(left)
@@ -140,6 +152,8 @@ class Decoding:
             return [self.response, gap(Lost(0, 0, reason), offset_us)]
         if isinstance(said, Lost):
             return [*before, gap(said, offset_us)]
+        if isinstance(said, Whole):
+            return [*before, gap(Lost(0, 0, reason), offset_us)]
         return [*before, gap(Lost(0, 0, reason), offset_us), self._end(said, before, offset_us)]
 
 
@@ -148,4 +162,5 @@ def gap(lost: Lost, offset_us: int) -> Frame:
 
 
 def one_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+    """An error's message; of one that SQLAlchemy wraps the driver's own, without the statement and what was to be stored."""
+    return (" ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__)[:300]

@@ -59,14 +59,15 @@ class Exchange:
         self._client = line.client
         self._request = request
         self._target = target
-        self._copy = _Copy()
+        self._limit = terms.writer.settings.max_request_body
+        self._copy = _Copy(self._limit)
         self._head: Head | None = None
         self._interim = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> bool:
         """Until both are through; whether the client's connection goes on. Raises Malformed of the request's body."""
-        if int(self._request.value(b"content-length") or 0) > exchange.BODY_LIMIT:
+        if int(self._request.value(b"content-length") or 0) > self._limit:
             self.record.begin(None)
         while True:
             try:
@@ -95,7 +96,10 @@ class Exchange:
         reader = ResponseReader(self._request.method)
         while not reader.complete:
             data = await upstream.read()
-            for piece in reader.feed(data) if data else reader.finish(orderly=upstream.error is None):
+            pieces = reader.feed(data) if data else reader.finish(orderly=upstream.error is None)
+            if self._terms.strict and pieces:
+                await self._commit(pieces, reader.complete)
+            for piece in pieces:
                 await self._pass(upstream, piece)
             if reader.broken:
                 self.record.end("cut" if self._head else "no_response", f"the response is no HTTP: {reader.broken}")
@@ -128,7 +132,7 @@ class Exchange:
         upstream.write(head)
         if (whole := self._copy.whole()) and request.complete:  # it was sent before, in vain
             request.pieces.append(whole)
-            self._copy = _Copy()
+            self._copy = _Copy(self._limit)
         if request.complete:
             upstream.write(*self._framed())
             asyncio.get_running_loop().call_soon(self.record.begin, self._copy.whole())  # the request goes out first
@@ -178,16 +182,21 @@ class Exchange:
 
     # The response
 
+    async def _commit(self, pieces: list[Head | Body], last: bool) -> None:
+        """With strict durability: have this on disk before the client gets it."""
+        for piece in pieces:
+            if isinstance(piece, Body):
+                self.record.chunk(piece.decoded, self.record.now())
+            elif not piece.interim:
+                self.record.response(piece)
+        await self.record.committed(last)
+
     async def _pass(self, upstream: Connection, piece: Head | Body) -> None:
         client, modern = self._client, self._request.version == "1.1"
         if isinstance(piece, Body):
-            raw = piece.raw if modern or self._head is None else piece.decoded
-            if self._terms.strict and piece.decoded:
-                await self.record.committed(piece.decoded)
-                client.write(raw)
-            else:
-                arrived_us = self.record.now()
-                client.write(raw)
+            arrived_us = self.record.now()
+            client.write(piece.raw if modern or self._head is None else piece.decoded)
+            if not self._terms.strict:
                 self.record.chunk(piece.decoded, arrived_us)
             await client.drained()
             return
@@ -199,7 +208,8 @@ class Exchange:
             return
         self._head = piece
         self.unbounded = piece.framing == "close" or (piece.framing == "chunked" and not modern)
-        self.record.response(piece)
+        if not self._terms.strict:
+            self.record.response(piece)
         close = client.leaving or not (self._request.keep_alive and piece.keep_alive)
         client.write(http1.response_head(piece, headers, framed=modern, close=close))
         if piece.framing == "other":
@@ -254,6 +264,7 @@ class Record:
         self.ended = False
         self._begun = False
         self._last = b""
+        self._late: int | None = None  # how many commits there had been when one did not come in time
 
     @property
     def done(self) -> bool:
@@ -276,6 +287,8 @@ class Record:
             headers = [(name.decode("latin-1"), _text(value)) for name, value in request.headers]
             label = next((value for name, value in headers if name.lower() == terms.session_header), None)
             path, _, query = self._target.decode("latin-1").partition("?")
+            if terms.writer.settings.skips_path(path):
+                return
             stream = exchange.begun(
                 request.method.decode("latin-1"),
                 terms.origin.host,
@@ -285,8 +298,10 @@ class Record:
                 body,
                 source="proxy",
                 label=label or terms.session,
+                limit=terms.writer.settings.max_request_body,
             )
-            self._recording = terms.writer.begin(stream._replace(started_at=self._started_at), self._began_ns)
+            stream = stream._replace(started_at=self._started_at)
+            self._recording = terms.writer.begin(stream, self._began_ns, strict=terms.strict)
         except Exception as error:  # noqa: BLE001 - here and below: whatever fails, the exchange goes on
             self._give_up(error)
 
@@ -312,9 +327,13 @@ class Record:
         except Exception as error:  # noqa: BLE001
             self._give_up(error)
 
-    async def committed(self, body: bytes) -> None:
-        """Record a chunk and wait until it is on disk, for STRICT_SECONDS at the most."""
-        if self._recording is None:
+    async def committed(self, whole: bool) -> None:
+        """Wait until what was recorded is on disk: for STRICT_SECONDS at the most, and then no more until something is again.
+
+        whole: the body is through.
+        """
+        writer = self._terms.writer
+        if self._recording is None or self._late == writer.commits:
             return
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
@@ -323,13 +342,14 @@ class Record:
             with contextlib.suppress(RuntimeError):  # the loop may be gone by then
                 loop.call_soon_threadsafe(done.set)
 
-        self._last = body
         try:
-            self._recording.chunk(body)
-            self._terms.writer.after_commit(tell)
+            if whole:
+                self._recording.whole()
+            writer.after_commit(tell)
             try:
                 await asyncio.wait_for(done.wait(), STRICT_SECONDS)
             except TimeoutError:
+                self._late = writer.commits
                 self._recording.gap(f"forwarded before it was committed: no commit for {STRICT_SECONDS:g} s")
         except Exception as error:  # noqa: BLE001
             self._give_up(error)
@@ -362,19 +382,20 @@ class Record:
 class _Copy:
     """A request's body for the log, as long as it is not too large."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
+        self._limit = limit
 
     def add(self, piece: bytes) -> None:
         self._size += len(piece)
-        if self._size > exchange.BODY_LIMIT:
+        if self._size > self._limit:
             self._pieces.clear()
         else:
             self._pieces.append(piece)
 
     def whole(self) -> bytes | None:
-        return None if self._size > exchange.BODY_LIMIT else b"".join(self._pieces)
+        return None if self._size > self._limit else b"".join(self._pieces)
 
 
 def _text(value: bytes) -> str:

@@ -1,4 +1,4 @@
-"""One writer a database in each process: shared by hooks and transports, safe across forks, flushed at exit.
+"""One writer a database (and settings) in each process: shared by hooks and transports, safe across forks, flushed at exit.
 
 A forked child inherits objects but no threads, and must not touch its parent's connections. So whatever was opened belongs to
 the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed. With
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from recorder import database
 from recorder.collect.writer import Writer
+from recorder.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ EXIT_SECONDS = 5.0
 class Shared:
     """The writer of one database, as long as someone uses it: acquire() gets it, release() gives it back."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
+        self.settings = settings
         self.users = 0
         self._engine = database.connect(_absolute(url))
         self.name = database.shown(self._engine)
@@ -46,7 +48,7 @@ class Shared:
             if self._process != os.getpid():
                 self._leave_to_parent()
             if self._writer is None:
-                self._writer = Writer(self._engine)
+                self._writer = Writer(self._engine, self.settings)
                 self._writer.start()
                 _at_exit()
             return self._writer
@@ -83,18 +85,18 @@ class Shared:
         self._process = os.getpid()
 
 
-_shared: dict[str, Shared] = {}
+_shared: dict[tuple[str, Settings], Shared] = {}
 _parents: list[tuple[sa.Engine, Writer | None]] = []  # kept from the garbage collector, which would close them
 _lock = threading.RLock()
 _exits: set[int] = set()  # processes that flush when they end
 
 
-def acquire(url: str) -> Shared:
-    """The writer of a database, made where this is its first user. Raises DatabaseError where the database cannot be opened."""
+def acquire(url: str, settings: Settings) -> Shared:
+    """The writer of a database by these settings, made where this is its first user. Raises DatabaseError."""
     with _lock:
-        shared = _shared.get(url)
+        shared = _shared.get((url, settings))
         if shared is None:
-            shared = _shared[url] = Shared(url)
+            shared = _shared[url, settings] = Shared(url, settings)
         shared.users += 1
         return shared
 
@@ -105,8 +107,8 @@ def release(shared: Shared) -> None:
         shared.users -= 1
         if shared.users > 0:
             return
-        if _shared.get(shared.url) is shared:
-            del _shared[shared.url]
+        if _shared.get((shared.url, shared.settings)) is shared:
+            del _shared[shared.url, shared.settings]
     shared.close()
 
 

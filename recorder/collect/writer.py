@@ -29,19 +29,19 @@ from typing import NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from recorder import database, jsontext, log
-from recorder.collect.decoding import KEPT, Closed, Decoding, Lost, Response, Said, gap, one_line
+from recorder.collect.allowance import Allowance, limit_of
+from recorder.collect.decoding import KEPT, Closed, Decoding, Lost, Response, Said, Whole, gap, one_line
 from recorder.collect.file import File
 from recorder.collect.lease import RENEW_SECONDS, Lease, mark_lost
 from recorder.collect.outcome import Ending
+from recorder.collect.screen import Screen, Screens
 from recorder.collect.streamid import new_stream_id
 from recorder.errors import AppendConflict, DatabaseError
 from recorder.log import Row, Stream
+from recorder.settings import Settings
 from recorder.sse import Frame, chunks, is_system
 
 logger = logging.getLogger(__name__)
-
-QUEUE_BYTES = 64 * 1024 * 1024
-"""Bytes of memory that may wait for the database before what comes is dropped."""
 
 BATCH_BYTES = 1024 * 1024
 """Bytes of bodies that one transaction takes at the most."""
@@ -85,30 +85,40 @@ class Recording:
         "_heard",
         "_last_us",
         "_response",
+        "_within",
         "_writer",
         "closed",
         "decoding",
         "epoch",
         "fresh",
         "given_up",
+        "head",
         "kept",
         "position",
         "prefix",
+        "screen",
         "stored",
         "stream",
+        "strict",
+        "unwanted",
     )
 
-    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None) -> None:
+    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> None:
         self._writer = writer
         self._began = time.perf_counter_ns() if began_ns is None else began_ns
         self._last_us = 0
         self._dropped = [0, 0]  # chunks, bytes
         self._heard = False  # whether the writer knows of it; not while the queue is full
         self._response: Response | None = None  # where that is to be said as soon as it does
+        self._within: Allowance | None = None  # of its body, where that has a limit
         self.stream = stream
+        self.strict = strict
         self.closed = False
+        self.unwanted = False  # whether it turned out not to be recorded
         # Below: the writer thread's alone.
+        self.screen: Screen | None = None
         self.decoding = Decoding()
+        self.head: Frame | None = None  # its `$response` as it was stored
         self.position = 0
         self.stored = False  # its row in streams
         self.epoch = 0  # of the file that position and stored are about
@@ -130,7 +140,9 @@ class Recording:
         content_encoding: how the chunks that follow are encoded; where it is known, they are decoded for the log.
         """
         with _never_raising:
-            said = Response(status, headers, content_type, content_encoding)
+            limit = limit_of(self._writer.settings, content_type, status)
+            self._within = Allowance(limit) if limit else None
+            said = Response(status, headers, content_type, content_encoding, limit)
             if self._heard or self._begin():
                 self._writer._put(self, self.now(), said)
             else:
@@ -138,7 +150,7 @@ class Recording:
 
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
-        if self.closed:
+        if self.closed or self.unwanted or not (body := self._within.take(body) if self._within else body):
             return
         try:
             now = self.now() if arrived_us is None else arrived_us
@@ -157,6 +169,12 @@ class Recording:
             if self._heard and not self._writer.full(0):
                 self._writer._put(self, self.now(), Lost(0, 0, reason))
 
+    def whole(self) -> None:
+        """The body is through, if not the stream: what is held back of it, since more might come, can be stored."""
+        with _never_raising:
+            if self._heard:
+                self._writer._put(self, self.now(), Whole())
+
     def end(self, closed: str, detail: str | None = None) -> None:
         """The stream is over, with what was said of it. Only the first call counts.
 
@@ -172,6 +190,8 @@ class Recording:
                 return
             now = self.now()
             self._tell_dropped(now)
+            if self._within is not None and self._within.bytes:
+                self._writer._put(self, now, Lost(self._within.chunks, self._within.bytes, self._within.reason))
             self._writer._put(self, now, Closed(closed, detail))
 
     def at_ns(self, offset_us: int) -> int:
@@ -223,7 +243,8 @@ class Writer:
     at all (unheard), files_lost (removed while they were written) and leases_lost (taken by another).
     """
 
-    def __init__(self, engine: sa.Engine, queue_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(self, engine: sa.Engine, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
         self.open: set[Recording] = set()
         self.failing_since: datetime | None = None
         self.errors = 0
@@ -246,7 +267,8 @@ class Writer:
         self._epoch = 0  # how often another file took its place
         self._lease = Lease()
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
-        self._queue_bytes = queue_bytes
+        self._queue_bytes = self.settings.queue_bytes
+        self._screens = Screens(self.settings)
         self._queued = 0
         self._taken = 0
         self._entries: deque[_Entry] = deque()  # taken from the queue and not looked at yet
@@ -276,9 +298,12 @@ class Writer:
         """Start the thread: as a context does."""
         self._thread.start()
 
-    def begin(self, stream: Stream, began_ns: int | None = None) -> Recording:
-        """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now."""
-        recording = Recording(self, stream, began_ns)
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
+        """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now.
+
+        strict: nothing that could be committed is held back.
+        """
+        recording = Recording(self, stream, began_ns, strict=strict)
         if self._closing:
             recording.closed = True
             return recording
@@ -414,12 +439,21 @@ class Writer:
         if recording.given_up:
             self.dropped_bytes += size
             return 0
+        if said is None:
+            recording.screen = self._screens.of(recording.stream, wait=not recording.strict)
+        frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
+        if (screen := recording.screen) is not None:
+            frames = screen.feed(frames, last=isinstance(said, Closed))
+            recording.unwanted = screen.closed
+            if not screen.kept:
+                return 0
+            if not recording.stored:
+                recording.stream = screen.stream
         due = self._due.setdefault(recording, [])
         if isinstance(said, bytes):
             recording.fresh[0] += 1
             recording.fresh[1] += size
-        if said is not None and not callable(said):
-            due += recording.decoding.frames(said, entry.offset_us)
+        due += frames
         return size
 
     def _say_unheard(self) -> None:
@@ -518,13 +552,15 @@ class Writer:
         self.commit_times[bisect_left(COMMIT_SECONDS, seconds)] += 1
         self.slowest_commit_us = max(self.slowest_commit_us, int(seconds * 1e6))
         for recording, frames in due.items():
-            for type, data, *_ in chain(recording.prefix, frames):
-                if not is_system(type):
+            for frame in chain(recording.prefix, frames):
+                if not is_system(frame.type):
                     self.events += 1
-                elif type == "$gap":
-                    self.gaps[str(jsontext.object_of(data).get("reason")).partition(":")[0]] += 1
-                elif type == "$end":
-                    self.outcomes[str(log.outcome_of(data))] += 1
+                elif frame.type == "$response":
+                    recording.head = frame
+                elif frame.type == "$gap":
+                    self.gaps[str(jsontext.object_of(frame.data).get("reason")).partition(":")[0]] += 1
+                elif frame.type == "$end":
+                    self.outcomes[str(log.outcome_of(frame.data))] += 1
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -658,8 +694,8 @@ class Writer:
             there = list(chunks(log.wire(found)))
             lost, size = recording.kept[0] - len(there), recording.kept[1] - sum(len(body) for _, body in there)
             said = Lost(max(0, lost), max(0, size), "the database's file was removed or replaced: it had held this")
-            response = [recording.decoding.response] if not found and recording.decoding.response else []
-            recording.prefix = [*response, gap(said, response[0].offset_us if response else found[-1].offset_us if found else 0)]
+            head = [recording.head] if recording.head is not None and not found else []
+            recording.prefix = [*head, gap(said, found[-1].offset_us if found else head[0].offset_us if head else 0)]
             recording.position = len(found)
             recording.stored = bool(found)
         recording.epoch = self._epoch

@@ -65,7 +65,7 @@ def run(size: int = GIGABYTE) -> list[str]:
 
 def moved(folder: Path, way: str, size: int) -> Found:
     """Pass a body of this size (a multiple of PIECE's) through a proxy of its own, and look at its memory."""
-    with Upstream() as upstream, ProxyProcess(upstream.origin, db=folder / "log.db") as proxy:
+    with Upstream() as upstream, ProxyProcess(upstream.origin, *without_limits(folder), db=folder / "log.db") as proxy:
         send, answer = (_upload, _taking) if "upload" in way else (_download, _giving)
         for path, many in (("/small", len(PIECE)), ("/large", size)):
             upstream.on(path, answer(many, "chunked" in way), early="upload" in way)
@@ -76,6 +76,13 @@ def moved(folder: Path, way: str, size: int) -> Found:
         arrived = send(proxy, "/large", size, "chunked" in way)
         dropped = int(proxy.metric("recorder_dropped_bytes_total"))
         return Found(arrived, before, memory(proxy.process.pid, "VmRSS"), memory(proxy.process.pid, "VmHWM"), dropped)
+
+
+def without_limits(folder: Path) -> tuple[str, str]:
+    """The options of a proxy that records bodies of any type and size."""
+    file = folder / "settings.toml"
+    file.write_text('skip_types = []\nmax_response_body = "1 TiB"\n')
+    return "--settings", str(file)
 
 
 def memory(pid: int, name: str) -> int:
