@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -406,6 +407,55 @@ def test_events_with_bytes_of_their_own_are_redacted_in_their_bytes(
     assert SECRET.encode() not in body(found)
     again = decoded(body(found))
     assert [(frame.type, frame.data) for frame in again] == [(frame.type, frame.data) for frame in found]
+
+
+PATTERNS = [
+    r"sk-[A-Za-z0-9]{4,}",
+    r"\b\d{3}-\d{2}-\d{4}\b",
+    r"[\w.+-]+@[\w-]+\.\w+",
+    r"BEGIN[\s\S]*?END",
+    r"ab(?:.*z)?",
+    r"(?<=key: )\w+",
+    r"(?i)secret\w*",
+    r"x{2,5}y?",
+    r"q[^q]*q",
+]
+WORDS = [
+    "sk-",
+    "abc1",
+    "123",
+    "-",
+    "45",
+    "6789",
+    "@",
+    "x.",
+    "co ",
+    "BEGIN",
+    "END",
+    "ab",
+    "z",
+    "key: ",
+    "SeCret",
+    "x",
+    "y",
+    "q",
+    "\n",
+]
+
+
+@given(
+    st.lists(st.sampled_from(WORDS), max_size=14),
+    CUTS,
+    st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=3, unique=True),
+)
+def test_what_matches_in_the_whole_text_is_redacted_in_its_pieces_and_nothing_else(
+    words: list[str], cuts: list[int], patterns: list[str]
+) -> None:
+    value = "".join(words)
+    frames = [Frame(*_named(text_delta(piece))) for piece in pieces(value, cuts)]
+    found = [range(*match.span()) for pattern in patterns for match in regex.finditer(pattern, value)]
+    expected = "".join("/x"[letter != "\n"] if any(at in span for span in found) else letter for at, letter in enumerate(value))
+    assert deltas(redacted(rules(*patterns), frames)) == expected
 
 
 @given(st.lists(st.sampled_from([SECRET[:5], SECRET[5:], SECRET, "calm ", "sk", "-"]), max_size=12), st.integers(1, 5))
@@ -851,3 +901,14 @@ def test_message_deltas_of_several_parts_are_each_a_text() -> None:
     found = redacted(rules(KEY), [Frame(*_named(message_delta(*parts))), Frame(*_named(message_delta(*more)))])
     assert deltas(found, 0) == "x" * len(SECRET)
     assert deltas(found, 1) == "sure"
+
+
+def test_a_body_may_begin_with_white_space_chunk_by_chunk() -> None:
+    given = b' \n\n{"hidden": "words"}'
+    assert body(redacted(rules(paths=["$.hidden"]), cut_up(given, [1, 2, 3, 9]))) == b' \n\n{"hidden": "xxxxx"}'
+
+
+def test_fields_of_an_event_without_a_value_are_left() -> None:
+    given = b'data\ndata: {"a":\ndata: "hidden"}\nevent\nid\nretry\n\n'
+    assert body(off(decoded(given))) == b'data\ndata: {"a":\ndata: "xxxxxx"}\nevent\nid\nretry\n\n'
+    assert body(redacted(rules(paths=["$.a"]), decoded(given))) == b'data\ndata: {"a":\ndata: "xxxxxx"}\nevent\nid\nretry\n\n'

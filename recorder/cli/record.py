@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 import sqlalchemy as sa
 
-from recorder import database, queries
+from recorder import database, log, queries
 from recorder.cli.opening import freshen, opened
 from recorder.cli.output import counted, note
 from recorder.cli.parameters import configured
@@ -153,6 +153,7 @@ def _summary(engine: sa.Engine, begun: list[str], dropped_bytes: int) -> None:
         return
     freshen(engine)
     with database.read(engine) as connection:
+        begun = [stream_id for some in database.slices(begun) for stream_id in log.get_streams(connection, some)]
         found = queries.sessions_of(connection, begun)
     events = sum(session["events"] for session in found)
     lost = f"; {dropped_bytes:,} bytes were lost" if dropped_bytes else ""

@@ -441,14 +441,13 @@ class Writer:
             return 0
         if said is None:
             recording.screen = self._screens.of(recording.stream, wait=not recording.strict)
+            recording.stream = recording.screen.stream if recording.screen else recording.stream
         frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
         if (screen := recording.screen) is not None:
             frames = screen.feed(frames, last=isinstance(said, Closed))
             recording.unwanted = screen.closed
             if not screen.kept:
                 return 0
-            if not recording.stored:
-                recording.stream = screen.stream
         due = self._due.setdefault(recording, [])
         if isinstance(said, bytes):
             recording.fresh[0] += 1
@@ -568,6 +567,7 @@ class Writer:
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**database.WRITING)
             database.wait_for_lock(self._connection, LOCKED_SECONDS)
+            self._file.opened()
         try:
             with self._connection.begin():
                 yield self._connection
@@ -677,6 +677,9 @@ class Writer:
 
     def _go_on_elsewhere(self) -> None:
         """The database's file is not there any more: go on in the one that is, or in a new one."""
+        if self._connection is not None:  # it may have been moved: then what its journal holds belongs into it
+            with contextlib.suppress(Exception):
+                self._connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._disconnect()
         self._file.renew()
         self._epoch += 1

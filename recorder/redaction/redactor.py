@@ -127,8 +127,10 @@ class Redactor:
             field, colon, value = line[0].partition(":")
             at = line.start() + len(field) + len(colon) + value.startswith(" ")
             value = text[at : line.end()]
-            if field == "data" and colon:
+            if field == "data":
                 data.append((at, value))
+            elif not colon and field in ("event", "id", "retry"):
+                continue
             elif field == "event" and colon:
                 name = value if cut else name
             elif field in ("id", "retry") and colon and content.is_name(value):
@@ -163,7 +165,7 @@ class Redactor:
         text = _text(frame)
         slot = self._slot(frame, text, _with_raw)
         first = not self._in_body
-        self._in_body = True
+        self._in_body = not first or bool(text.strip(" \t\r\n\ufeff"))
         if self._sealed:
             View(slot, text).write(0, len(text), blank)
         elif self._body or (first and not self._torn and _is_json(text)):

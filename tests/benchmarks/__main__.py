@@ -14,7 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tests.benchmarks import append, catching_up, folding, import_, log_size, peers, proxying, rebuild, replay, report, tee
+from tests.benchmarks import (
+    append,
+    catching_up,
+    folding,
+    import_,
+    log_size,
+    peers,
+    proxying,
+    rebuild,
+    redaction,
+    replay,
+    report,
+    tee,
+)
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.report import Figure, Section
 
@@ -29,6 +42,7 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("append", append),
     ("import", import_),
     ("tee", tee),
+    ("redaction", redaction),
     ("folding", folding),
     ("replay", replay),
     ("proxy", proxying),
