@@ -126,7 +126,7 @@ class Upstream:
     Errors of answers are kept in `errors`; one that fails because the other side has left is none.
     """
 
-    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._answers: dict[str, Answer] = {}

@@ -22,6 +22,7 @@ HELD_BYTES = 256 * 1024
 LINGER_SECONDS = 5.0
 """How long a connection that is to be closed waits for what was sent to arrive, and for the other side to stop sending."""
 
+_READ_SECONDS = 0.02
 _TIOCOUTQ = 0x5411  # bytes that the kernel has not got rid of yet (Linux)
 _KEEP_ALIVE_SECONDS = 60  # after so long without a byte the other side is asked whether it is still there
 
@@ -115,11 +116,15 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     async def reset(self) -> None:
-        """Break it with a TCP reset, once the other side has got what was written."""
+        """Break it with a TCP reset, once the other side has got what was written, and had some time to read it.
+
+        For there are systems that drop what was not read when a reset arrives, and clients that look for it first.
+        """
         self._discard()
         ends = self._loop.time() + LINGER_SECONDS
         while self._unsent() and not self.lost.done() and self._loop.time() < ends:  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(0.002)
+        await asyncio.sleep(_READ_SECONDS)
         self.break_off()
 
     def break_off(self) -> None:
