@@ -78,6 +78,10 @@ class Decoding:
                 logger.exception("a chunk cannot be decoded and is kept as it came")
             self._failed = True
             found = self._undecoded(said, offset_us, f"not decoded: {one_line(error)}")
+            found_body = self.ending.body
+            self.ending.see(found)
+            self.ending.body = found_body  # what is kept as it came is no body that was complete
+            return found
         self.ending.see(found)
         return found
 

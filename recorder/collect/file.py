@@ -16,6 +16,11 @@ import sqlalchemy as sa
 
 from recorder import database
 
+_BESIDE = ("-wal", "-shm")
+
+_Identity = tuple[int, int]
+"""Device and inode."""
+
 
 class File:
     """Of an engine; of one that is no SQLite file it never changes."""
@@ -25,37 +30,51 @@ class File:
         self._engine = engine
         self._path = name if engine.dialect.name == "sqlite" and name and name != ":memory:" else None
         self._known = self._standing()
+        self._beside: list[_Identity | None] | None = None
+        self._empty = False
 
     @property
     def changed(self) -> bool:
-        """Whether the file that was there is gone, or another stands in its place."""
-        return self._path is not None and (self._known is None or self._standing() != self._known)
+        """Whether the file that was there is gone, or another stands in its place. Raises OSError where that cannot be seen."""
+        if self._path is None:
+            return False
+        if self._empty or self._known is None or self._standing() != self._known:
+            return True
+        if self._beside is None:
+            self._beside = [self._standing(suffix) for suffix in _BESIDE]
+        return False
+
+    def opened(self) -> None:
+        """A connection is new: what stands beside the file may be, too."""
+        self._beside = None
 
     def forget(self) -> None:
         """What stands at the path is not the database that it was: it has no tables."""
-        self._known = None
+        self._empty = True
 
     def renew(self) -> None:
         """Go on with what stands at the path: another file, or a new one. Raises DatabaseError, OSError, DBAPIError."""
         if self._path is None:
             return
-        self._known = None
         self._engine.dispose()  # the caller has none of its connections in use
         with _alone(Path(self._path).parent):
-            if not os.path.exists(self._path):
-                for rest in ("-wal", "-shm"):  # they belong to the file that was removed
+            found = self._standing()
+            for suffix, known in zip(_BESIDE, self._beside or (None, None), strict=True):
+                # What belongs to the file that was removed would be taken for the new one's.
+                if found is None or (found != self._known and known is not None and self._standing(suffix) == known):
                     with contextlib.suppress(FileNotFoundError):
-                        os.unlink(self._path + rest)
+                        os.unlink(self._path + suffix)
+            if found is None:
                 os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
             database.check(self._engine, upgrade=True)
-        self._known = self._standing()
+        self._known, self._beside, self._empty = self._standing(), None, False
 
-    def _standing(self) -> tuple[int, int] | None:
+    def _standing(self, suffix: str = "") -> _Identity | None:
         if self._path is None:
             return None
         try:
-            found = os.stat(self._path)
-        except OSError:
+            found = os.stat(self._path + suffix)
+        except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino
 

@@ -284,6 +284,7 @@ class Writer:
         self._broken = 0  # steps of it in a row that failed
         self._oldest_ns: int | None = None  # when what is being committed first was queued
         self._said_dropping = self._said_shedding = False  # whether that was logged, since it began
+        self._dropped_before = 0
         self._storing = ""  # what a transaction is about to store
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
 
@@ -662,7 +663,7 @@ class Writer:
         if self.failing_since is None:
             self.failing_since = datetime.now(UTC)
             logger.error("the database fails, what is recorded waits in memory: %s", one_line(error))
-        if not self._said_dropping and self.full(0):
+        if not self._said_dropping and self.dropped_bytes > self._dropped_before:
             self._said_dropping = True
             logger.error("%d bytes wait for the database: what comes is not recorded until it takes them", self.waiting_bytes)
 
@@ -671,6 +672,7 @@ class Writer:
             logger.warning("the database takes events again")
             self.failing_since = None
         self._said_dropping = False
+        self._dropped_before = self.dropped_bytes
         self._said_shedding = bool(self._due)
 
     # Other files, other recorders.
