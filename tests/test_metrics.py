@@ -51,6 +51,11 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
         assert not [line for line in proxy.said if "Traceback" in line], proxy.said
 
 
+def test_the_pages_and_what_they_say_stand_in_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert all(f"`{name}" in readme for name in (*NAMES, "/-/health", "/-/metrics"))
+
+
 def samples(proxy: ProxyProcess) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every value of /-/metrics by its name and the values of its labels."""
     families = list(text_string_to_metric_families(proxy.page("/-/metrics")))

@@ -890,6 +890,15 @@ def test_a_bad_upstream_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert "--upstream" in one_line(done.stderr)
 
 
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_proxy_before_itself_is_one_line_and_exit_2(tmp_path: Path, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = recorder("proxy", "--upstream", f"http://{name}:{port}", "--port", str(port), db=tmp_path / "x.db")
+    assert done.returncode == 2
+    assert "itself" in one_line(done.stderr)
+
+
 def test_a_proxy_that_is_told_nothing_stays_on_this_machine(setting: Setting) -> None:
     assert setting.proxy.wait_for("recording")[0]
     assert any("http://127.0.0.1:" in line for line in setting.proxy.said)

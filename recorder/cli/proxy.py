@@ -13,6 +13,7 @@ from recorder.cli.parameters import Finite, configured, guarded, listening
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import GRACE_SECONDS, address, listen, serve
 from recorder.collect.writer import Writer
+from recorder.errors import UsageError
 from recorder.settings import Settings
 
 
@@ -68,6 +69,8 @@ def command(
     with opened(db, create=True) as engine, Writer(engine, settings) as writer:
         app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header, token=token)
         listener = listen(host, port)
+        if app.leads_to(listener):
+            raise UsageError(f"--upstream {upstream} is this proxy itself; name the server that it is to stand before")
         serve(
             app,
             listener,

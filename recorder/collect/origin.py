@@ -49,6 +49,12 @@ class Origin:
         self._tls = _context() if parts.scheme == "https" else None
         self._failing = False
 
+    def is_at(self, listener: socket.socket) -> bool:
+        """Whether this is where a listener of this machine listens, as far as their names show (RFC 9110, 7.6: no loops)."""
+        host, port = listener.getsockname()[:2]
+        here = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
+        return self._port == port and (self._name == host or (self._name in here and host in here))
+
     async def connect(self) -> Connection:
         """A new connection. Raises OSError (also for names, TLS and time-outs), which is logged until it works again: once."""
         try:

@@ -64,6 +64,7 @@ class Proxy:
     ) -> None:
         origin = Origin(upstream)
         self.host = origin.host
+        self.leads_to = origin.is_at
         self._terms = Terms(origin, writer, strict, session_header.lower(), session)
         self._token = token
         self._metrics = Metrics(writer)
