@@ -22,7 +22,14 @@ from tests.commands import until
 from tests.test_lease import leases, outcome, sound
 from tests.test_writer import SSE, begun, body, datas, event, events, held, stream, types
 
-FAULTS: list[type[BaseException]] = [RuntimeError, MemoryError, KeyError, RecursionError, SystemExit]
+FAULTS: list[type[BaseException]] = [RuntimeError, MemoryError, SystemExit]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again sooner than in earnest."""
+    monkeypatch.setattr(writing_thread, "_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(writing_thread, "_OWED_SECONDS", 0.1)
 
 
 def said(engine: sa.Engine, recording: Recording) -> list[dict[str, Any]]:
