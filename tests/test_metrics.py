@@ -36,6 +36,11 @@ NAMES = {
     "recorder_gaps",
     "recorder_dropped_bytes",
     "recorder_database_errors",
+    "recorder_faults",
+    "recorder_streams_given_up",
+    "recorder_streams_missing",
+    "recorder_leases_lost",
+    "recorder_files_lost",
 }
 """Of the metrics, as Prometheus' parser names them: without the _total of counters."""
 

@@ -299,7 +299,7 @@ def test_the_queue_is_bounded_whatever_it_holds(engine: sa.Engine) -> None:
                 recording.chunk(event(0))
                 recording.end("eof")
             assert writer.waiting_bytes < 2 * limit
-            assert writer.unheard > 0
+            assert writer.missing > 0
         assert writer.flush(60)
         begun(writer).end("eof")
         assert writer.flush(60)
@@ -317,8 +317,8 @@ def test_the_queue_is_bounded_whatever_it_holds(engine: sa.Engine) -> None:
         found = re.search(r"(\d+) streams are not recorded at all", gap["reason"])
         assert found
         whole = [before + more for before, more in zip(whole, (int(found[1]), gap["chunks"], gap["bytes"]), strict=True)]
-    assert whole[0] == writer.unheard
-    assert stored == 1 + 40 + 3000 + 1 + len(summaries) - writer.unheard
+    assert whole[0] == writer.missing
+    assert stored == 1 + 40 + 3000 + 1 + len(summaries) - writer.missing
     assert whole[1] <= 3000
     assert whole[2] == whole[1] * len(event(0))
     sound(engine)
@@ -340,7 +340,7 @@ def test_a_stream_that_began_while_the_queue_was_full_is_there_from_then_on(engi
         filling.end("eof")
     assert types(engine, late) == ["$response", "$gap", "e", "$end"]
     assert [(gap["chunks"], gap["bytes"]) for gap in said(engine, late)] == [(2, 2 * len(event(0)))]
-    assert writer.unheard == 0
+    assert writer.missing == 0
     sound(engine)
 
 

@@ -69,6 +69,11 @@ class _Counters(Collector):
         yield _by("recorder_gaps", "Gaps that were recorded, by why.", "reason", writer.gaps.copy())
         yield CounterMetricFamily("recorder_dropped_bytes", "Bytes that were not recorded.", writer.dropped_bytes)
         yield CounterMetricFamily("recorder_database_errors", "Transactions that failed.", writer.errors)
+        yield CounterMetricFamily("recorder_faults", "Errors of recorder itself.", writer.faults)
+        yield CounterMetricFamily("recorder_streams_given_up", "Streams whose rest could not be stored.", writer.given_up)
+        yield CounterMetricFamily("recorder_streams_missing", "Streams that are not recorded at all.", writer.missing)
+        yield CounterMetricFamily("recorder_leases_lost", "How often another took this recorder for dead.", writer.leases_lost)
+        yield CounterMetricFamily("recorder_files_lost", "How often the database's file was removed.", writer.files_lost)
 
 
 def _by(name: str, documentation: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

@@ -239,8 +239,8 @@ class Writer:
     open: the streams that have not ended yet. failing_since: when writing began to fail, None while it does not.
     Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
     gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS); faults
-    (of recorder itself), streams that were given up (what came of them later is not in the log) and those that are not in it
-    at all (unheard), files_lost (removed while they were written) and leases_lost (taken by another).
+    (of recorder itself), streams that were given up (what came of them later is not in the log) and those that are
+    missing (not in it at all), files_lost (removed while they were written) and leases_lost (taken by another).
     """
 
     def __init__(self, engine: sa.Engine, settings: Settings | None = None) -> None:
@@ -251,7 +251,7 @@ class Writer:
         self.faults = 0
         self.dropped_bytes = 0
         self.given_up = 0
-        self.unheard = 0
+        self.missing = 0
         self.files_lost = 0
         self.leases_lost = 0
         self.commits = 0
@@ -374,7 +374,7 @@ class Writer:
     def _unheard(self, dropped: int, size: int) -> None:
         """A stream ended before there was room to say that it began."""
         with self._unsaid_lock:
-            self.unheard += 1
+            self.missing += 1
             for at, more in enumerate((1, dropped, size)):
                 self._unsaid[at] += more
 
