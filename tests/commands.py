@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +65,27 @@ def answer(*args: str, db: str | Path) -> Any:
 
 
 class Background:
-    """A command that goes on. `said`: its lines on stderr so far. Use it as a context: it is killed at the end."""
+    """A command that goes on. `said`: its lines on stderr so far. Use it as a context: it is killed at the end.
 
-    def __init__(self, *args: str, db: str | Path, preexec: Callable[[], None] | None = None) -> None:
-        given = sqlite(db) if isinstance(db, Path) else db
+    program: what is run instead of the command, with its arguments. variables: of the environment, beside this process's.
+    """
+
+    def __init__(
+        self,
+        *args: str,
+        db: str | Path,
+        preexec: Callable[[], None] | None = None,
+        program: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        given = "--db", sqlite(db) if isinstance(db, Path) else db, *args
         self.said: list[str] = []
         self.process = subprocess.Popen(
-            command("--db", given, *args),
+            [*program, *given] if program else command(*given),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=environment() | dict(variables or {}),
             preexec_fn=preexec,  # noqa: PLW1509 - a limit is to be set in the child alone
         )
         self._came = threading.Condition()
@@ -135,8 +145,9 @@ class ProxyProcess(Background):
 
     host = "127.0.0.1"
 
-    def __init__(self, upstream: str, *options: str, db: Path, preexec: Callable[[], None] | None = None) -> None:
-        super().__init__("proxy", "--upstream", upstream, "--port", "0", *options, db=db, preexec=preexec)
+    def __init__(self, upstream: str, *options: str, db: str | Path, **others: Any) -> None:
+        """others: of Background."""
+        super().__init__("proxy", "--upstream", upstream, "--port", "0", *options, db=db, **others)
         self.port = 0
 
     def __enter__(self) -> ProxyProcess:

@@ -211,7 +211,7 @@ class Recording:
             if not body or writer.full(_STREAM_COST):
                 return False
             self.stream = self.stream._replace(request_body=None)
-            writer.dropped_bytes += len(body)
+            writer._overflows(len(body))
         self._heard = True
         writer._put(self, 0, None, _STREAM_COST + len(self.stream.request_body or b""))
         if len(body) and self.stream.request_body is None:
@@ -223,7 +223,7 @@ class Recording:
     def _drop(self, size: int) -> None:
         self._dropped[0] += 1
         self._dropped[1] += size
-        self._writer.dropped_bytes += size
+        self._writer._overflows(size)
 
     def _tell_dropped(self, now: int) -> None:
         """Say what could not be queued before, now that something can be."""
@@ -284,7 +284,7 @@ class Writer:
         self._broken = 0  # steps of it in a row that failed
         self._oldest_ns: int | None = None  # when what is being committed first was queued
         self._said_dropping = self._said_shedding = False  # whether that was logged, since it began
-        self._dropped_before = 0
+        self._overflow = 0  # bytes that came while the queue was full, since something was stored last
         self._storing = ""  # what a transaction is about to store
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
 
@@ -370,6 +370,10 @@ class Writer:
         cost = size + _ENTRY_COST
         self._queued += cost  # a lost update between threads would only bend the bound a little
         self._queue.put(_Entry(recording, offset_us, said, cost))
+
+    def _overflows(self, size: int) -> None:
+        self.dropped_bytes += size
+        self._overflow += size
 
     def _unheard(self, dropped: int, size: int) -> None:
         """A stream ended before there was room to say that it began."""
@@ -663,16 +667,18 @@ class Writer:
         if self.failing_since is None:
             self.failing_since = datetime.now(UTC)
             logger.error("the database fails, what is recorded waits in memory: %s", one_line(error))
-        if not self._said_dropping and self.dropped_bytes > self._dropped_before:
+        if not self._said_dropping and self._overflow:
             self._said_dropping = True
             logger.error("%d bytes wait for the database: what comes is not recorded until it takes them", self.waiting_bytes)
 
     def _works(self) -> None:
+        lost, self._overflow = self._overflow, 0
         if self.failing_since is not None:
-            logger.warning("the database takes events again")
             self.failing_since = None
-        self._said_dropping = False
-        self._dropped_before = self.dropped_bytes
+            logger.warning("the database takes events again%s", f"; {lost:,} bytes that came meanwhile are lost" if lost else "")
+        elif lost and not self._said_dropping:
+            logger.error("%d bytes came faster than the database takes them: they are lost", lost)
+        self._said_dropping = bool(lost)
         self._said_shedding = bool(self._due)
 
     # Other files, other recorders.
