@@ -37,7 +37,7 @@ def sqlite(file: Path) -> str:
 
 
 def recorder(
-    *args: str, db: str | Path, stdin: bytes = b"", preexec: Callable[[], None] | None = None
+    *args: str, db: str | Path, stdin: bytes = b"", preexec: Callable[[], None] | None = None, patience: float = PATIENCE
 ) -> subprocess.CompletedProcess[bytes]:
     """A command run to its end. db: a URL, or the path of a SQLite file."""
     given = sqlite(db) if isinstance(db, Path) else db
@@ -45,7 +45,7 @@ def recorder(
         command("--db", given, *args),
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=patience,
         env=environment(),
         preexec_fn=preexec,
         check=False,
