@@ -88,7 +88,8 @@ def _compared(file: Path, bodies: list[tuple[int, str]]) -> tuple[int, int, int]
     """(streams of the log that are what their client had, events, gaps)."""
     engine = database.connect(sqlite(file), create=False)
     with database.read(engine) as connection:
-        queries = {row.stream_id: row.query for row in connection.execute(sa.select(log.streams.c.stream_id, log.streams.c.query))}
+        rows = connection.execute(sa.select(log.streams.c.stream_id, log.streams.c.query))
+        queries = {row.stream_id: row.query for row in rows}
     same = events = gaps = 0
     for stream_id, query in queries.items():
         entries = list(log.read_stream(engine, stream_id))
