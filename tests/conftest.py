@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
+import recorder.collect.lease
 import recorder.log
 import recorder.projections  # noqa: F401 - registers every table
 from recorder import database

@@ -9,7 +9,8 @@ import click
 import sqlalchemy as sa
 
 from recorder import database, log
-from recorder.cli.output import Progress, note
+from recorder.cli.output import Progress, counted, note
+from recorder.collect.lease import mark_lost
 from recorder.collect.streamid import new_stream_id
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 from recorder.projections import runner
@@ -42,7 +43,11 @@ def check_writable(engine: sa.Engine) -> None:
 
 
 def freshen(engine: sa.Engine) -> None:
-    """Project what is pending. Where that cannot be written, answers are as old as the read models: say how much."""
+    """End the streams whose recorder died, and project what is pending.
+
+    Where that cannot be written, answers are as old as the read models: say how much.
+    """
+    _mark_lost(engine)
     try:
         with Progress("catching up", "events", total=runner.behind(engine)) as progress:
             runner.catch_up(engine, progress.advance)
@@ -51,6 +56,18 @@ def freshen(engine: sa.Engine) -> None:
             raise
         missing = runner.behind(engine)
         note(f"the answer lacks the last {missing:,} events: {database.translated(error, database.shown(engine))}")
+
+
+def _mark_lost(engine: sa.Engine) -> None:
+    """Where it cannot be written, the streams stay open in the answer: unknown, which is true."""
+    try:
+        lost = mark_lost(engine)
+    except sa.exc.DBAPIError as error:
+        if database.is_about_data(error):
+            raise
+        return
+    if lost:
+        note(f"{counted(lost, 'stream')} of a recorder that died {'are' if lost > 1 else 'is'} marked as lost")
 
 
 def _existing(url: str, read_only: bool) -> sa.Engine:

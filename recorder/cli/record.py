@@ -20,11 +20,13 @@ import sqlalchemy as sa
 from recorder import database, log, queries
 from recorder.cli.opening import check_writable, freshen, opened
 from recorder.cli.output import counted, note
+from recorder.cli.parameters import configured
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import listen, serving
 from recorder.collect.writer import Recording, Writer
 from recorder.errors import UsageError
 from recorder.log import Stream
+from recorder.settings import Settings
 
 VARIABLES: dict[str, tuple[str | None, str | None]] = {
     "OPENAI_BASE_URL": ("https://api.openai.com/v1", "/v1"),
@@ -60,9 +62,10 @@ class NotFound(NotRun):
 @click.command("record", context_settings={"allow_interspersed_args": False})
 @click.option("--upstream", metavar="URL", help="Where all its requests go, instead of to the APIs' own hosts.")
 @click.option("--session", metavar="LABEL", help="Make one session of all that it does, under this label.")
+@configured
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD...")
 @click.pass_obj
-def command(db: str, upstream: str | None, session: str | None, cmd: tuple[str, ...]) -> int:
+def command(db: str, upstream: str | None, session: str | None, settings: Settings, cmd: tuple[str, ...]) -> int:
     """Run a program and record what it asks of an API: any language, any SDK that takes its base URL from the environment.
 
     The program gets OPENAI_BASE_URL, ANTHROPIC_BASE_URL and, where they are set, the Azure ones, each pointing at a recording
@@ -77,24 +80,24 @@ def command(db: str, upstream: str | None, session: str | None, cmd: tuple[str, 
     with opened(db, create=True) as engine:
         check_writable(engine)
         begun: list[str] = []
-        with _Listing(engine, begun) as writer, ExitStack() as stack:
+        with _Listing(engine, begun, settings) as writer, ExitStack() as stack:
             environment = _environment(stack, writer, instead, session)
             status = _run(cmd, environment)
         with contextlib.suppress(OSError):  # stderr may be closed: the exit status is the program's all the same
-            _summary(engine, begun, writer.dropped_bytes)
+            _summary(engine, begun, writer)
     return status
 
 
 class _Listing(Writer):
     """A writer that keeps the ids of the streams that it began."""
 
-    def __init__(self, engine: sa.Engine, begun: list[str]) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: sa.Engine, begun: list[str], settings: Settings) -> None:
+        super().__init__(engine, settings)
         self._begun = begun
 
-    def begin(self, stream: Stream, began_ns: int | None = None) -> Recording:
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
         self._begun.append(stream.stream_id)
-        return super().begin(stream, began_ns)
+        return super().begin(stream, began_ns, strict=strict)
 
 
 def _environment(stack: ExitStack, writer: Writer, upstream: SplitResult | None, session: str | None) -> dict[str, str]:
@@ -217,16 +220,16 @@ def _in_the_foreground() -> bool:
         os.close(terminal)
 
 
-def _summary(engine: sa.Engine, begun: list[str], dropped_bytes: int) -> None:
+def _summary(engine: sa.Engine, begun: list[str], writer: Writer) -> None:
     """Say what was recorded: how much, and how its runs came out; and what was lost."""
     name = database.shown(engine)
     if not begun:
         note(f"nothing was recorded into {name}: the program asked nothing of a base URL from its environment")
         return
-    streams = counted(len(begun), "stream")
+    streams = counted(len(begun) - writer.left_out, "stream")
     try:
         outcomes = _outcomes(engine, begun)
-        if missing := len(begun) - outcomes.total():
+        if missing := len(begun) - writer.left_out - outcomes.total():
             note(f"{missing:,} of {streams} did not get into {name} whole: the database took no more of what was recorded")
             return
         freshen(engine)
@@ -236,13 +239,15 @@ def _summary(engine: sa.Engine, begun: list[str], dropped_bytes: int) -> None:
         note(f"{streams} began; what there is of them cannot be said: {database.translated(error, name)}")
         return
     said = f"recorded {streams}"
-    if sum(session["streams"] for session in found) == len(begun):  # else freshen() has said why they are not all counted
+    if sum(session["streams"] for session in found) == outcomes.total():  # else freshen() has said why they are not all counted
         said += f" with {counted(sum(session['events'] for session in found), 'event')}"
     said += f" into {name}"
     if left := outcomes["lost"]:
         said += f"; {left:,} went on when the program had ended, and broke off"
-    if dropped_bytes:
-        said += f"; {dropped_bytes:,} bytes were lost, for the database did not take them in time"
+    if writer.left_out:
+        said += f"; {counted(writer.left_out, 'stream')} left out, as the settings say"
+    if writer.dropped_bytes:
+        said += f"; {writer.dropped_bytes:,} bytes were lost, for the database did not take them in time"
     note(said)
     for session in found[:_SHOWN]:
         runs = ", ".join(f"{run['run_id']} {run['status'] or run['state']}" for run in session["runs"])

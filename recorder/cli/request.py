@@ -18,8 +18,10 @@ from recorder import jsontext
 from recorder.bodies import media_type
 from recorder.cli.opening import check_writable, opened
 from recorder.cli.output import counted, emit, event_line, note, say
+from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
+from recorder.settings import Settings
 
 _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long
 
@@ -33,14 +35,23 @@ _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")  # what no header's value may h
 @click.option("-d", "--data", metavar="JSON|@FILE", help="The body: JSON, or a file's content; @- reads stdin.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME: VALUE", help="A header; may be given again.")
 @click.option("--session", metavar="LABEL", help="The label of the session that it belongs to.")
+@configured
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one an event.")
 @click.pass_obj
 def command(
-    db: str, method: str, url: str, data: str | None, headers: tuple[str, ...], session: str | None, as_json: bool
+    db: str,
+    method: str,
+    url: str,
+    data: str | None,
+    headers: tuple[str, ...],
+    session: str | None,
+    settings: Settings,
+    as_json: bool,
 ) -> int:
     """Send one request, show what comes as it comes, and record it. Exit 1 where the answer is an error, or breaks off.
 
-    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it.
+    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it. Of the
+    settings, `sample` and `skip_paths` do not count here: what is asked for by name is recorded.
     """
     if not _TOKEN.fullmatch(method):
         raise UsageError(f"{method!r} is no method; write GET, POST …")
@@ -55,7 +66,8 @@ def command(
     way = _way_to(target)
     with opened(db, create=True) as engine:
         check_writable(engine)
-    with httpx.Client(transport=RecordingTransport(way, db, session=session), timeout=_TIMEOUT) as client:
+    chosen = settings.model_copy(update={"sample": 1.0, "skip_paths": ()})
+    with httpx.Client(transport=RecordingTransport(way, db, session=session, settings=chosen), timeout=_TIMEOUT) as client:
         request = client.build_request(method.upper(), target, content=body, headers=given)
         began = time.perf_counter()
         try:

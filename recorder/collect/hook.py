@@ -16,11 +16,18 @@ from recorder.collect.tee import Observer
 from recorder.collect.transport import RecordingTransport
 from recorder.database import DEFAULT_URL
 from recorder.errors import UsageError
+from recorder.settings import Settings, load
 
 _CLOSE_SECONDS = 30.0
 
 
-def record(client: object, db: str | None = None, *, session: str | None = None) -> Hook:
+def record(
+    client: object,
+    db: str | None = None,
+    *,
+    session: str | None = None,
+    settings: Settings | str | os.PathLike[str] | None = None,
+) -> Hook:
     """Record all that a client receives from now on, until the hook that this returns is closed.
 
     client: a Client or AsyncClient of httpx or httpx2, or an SDK object that holds one (OpenAI, AsyncOpenAI, Anthropic …).
@@ -28,6 +35,7 @@ def record(client: object, db: str | None = None, *, session: str | None = None)
     db: the database's URL; else RECORDER_DB, else sqlite:///recorder.db. A SQLite file is made where there is none.
     session: a label that makes one session of all that is recorded here. A request's own header X-Recorder-Session goes
     before; it is not sent on.
+    settings: what is redacted, left out or limited: Settings, or a file of them; else the file that RECORDER_SETTINGS names.
 
     The hook is a context, too (in a coroutine: `async with`, so that the event loop does not wait); leaving it, closing it and
     the end of the process wait until all is committed. A request that gets no response at all passes it unseen; a
@@ -35,17 +43,24 @@ def record(client: object, db: str | None = None, *, session: str | None = None)
 
     Raises UsageError for an object without such a client, or one that is recorded already, and DatabaseError.
     """
-    return Hook(client, db, session=session)
+    return Hook(client, db, session=session, settings=settings)
 
 
 class Hook:
     """A client that is recorded; record() makes it. `name`: the database, as messages name it."""
 
-    def __init__(self, client: object, db: str | None = None, *, session: str | None = None) -> None:
+    def __init__(
+        self,
+        client: object,
+        db: str | None = None,
+        *,
+        session: str | None = None,
+        settings: Settings | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._client = http_client_of(client)
         if recorded := _recorded_by(self._client):
             raise UsageError(f"this client is recorded already, into {recorded}; close that first")
-        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL)
+        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, load(settings))
         self._observer = Observer(self._shared, "hook", session)
         self._began: WeakKeyDictionary[Any, tuple[int, str | None]] = WeakKeyDictionary()
         self.name = self._shared.name

@@ -1,4 +1,4 @@
-"""One writer a database in each process: shared by hooks and transports, safe across forks, flushed at exit.
+"""One writer a database (and settings) in each process: shared by hooks and transports, safe across forks, flushed at exit.
 
 A forked child inherits objects but no threads, and must not touch its parent's connections. So whatever was opened belongs to
 the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed. With
@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from recorder import database
 from recorder.collect.writer import Writer
 from recorder.errors import DatabaseError
+from recorder.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ EXIT_SECONDS = 5.0
 class Shared:
     """The writer of one database, as long as someone uses it: acquire() gets it, release() gives it back."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
+        self.settings = settings
         self.users = 0
         self._engine = database.connect(url)
         self.name = database.shown(self._engine)
@@ -49,7 +51,7 @@ class Shared:
             if self._process != os.getpid():
                 self._leave_to_parent()
             if self._writer is None:
-                self._writer = Writer(self._engine)
+                self._writer = Writer(self._engine, self.settings)
                 _writers.add(self._writer)
                 self._writer.start()
                 _at_exit()
@@ -76,20 +78,20 @@ class Shared:
         self._process = os.getpid()
 
 
-_shared: dict[str, Shared] = {}
+_shared: dict[tuple[str, Settings], Shared] = {}
 _writers: WeakSet[Writer] = WeakSet()  # of this process, those that are still closing among them
 _parents: list[tuple[sa.Engine, Writer | None]] = []  # kept from the garbage collector, which would close them
 _lock = threading.RLock()
 _exits: set[int] = set()  # processes that flush when they end
 
 
-def acquire(url: str) -> Shared:
-    """The writer of a database, made where this is its first user. Raises DatabaseError where the database cannot be opened."""
+def acquire(url: str, settings: Settings) -> Shared:
+    """The writer of a database by these settings, made where this is its first user. Raises DatabaseError."""
     url = _absolute(url)
     with _lock:
-        shared = _shared.get(url)
+        shared = _shared.get((url, settings))
         if shared is None:
-            shared = _shared[url] = Shared(url)
+            shared = _shared[url, settings] = Shared(url, settings)
         shared.users += 1
         return shared
 
@@ -100,8 +102,8 @@ def release(shared: Shared) -> None:
         shared.users -= 1
         if shared.users > 0:
             return
-        if _shared.get(shared.url) is shared:
-            del _shared[shared.url]
+        if _shared.get((shared.url, shared.settings)) is shared:
+            del _shared[shared.url, shared.settings]
     shared.close()
 
 
@@ -114,8 +116,8 @@ def _absolute(url: str) -> str:
 
 
 def _engine_like(inherited: sa.Engine) -> sa.Engine:
-    """An engine of this process on the same database."""
-    return database.engine(inherited.url.render_as_string(hide_password=False), create=False)
+    """An engine of this process on the same database; where its file was removed, the writer makes a new one."""
+    return database.engine(inherited.url.render_as_string(hide_password=False), create=True)
 
 
 def _at_exit() -> None:

@@ -46,10 +46,12 @@ class Observer:
             return self._session
 
     def begin(self, request: Any, label: str | None, began_ns: int) -> Recording | None:
-        """Begin to record the stream of a request; None where that fails, which is logged."""
+        """Begin to record the stream of a request; None where it is not to be recorded, or that fails, which is logged."""
         try:
             url = request.url
             path, _, query = url.raw_path.decode("latin-1").partition("?")
+            if self._shared.settings.skips_path(path):
+                return None
             stream = exchange.begun(
                 request.method,
                 url.netloc.decode("latin-1"),
@@ -59,6 +61,7 @@ class Observer:
                 _content(request),
                 source=self._source,
                 label=label,
+                limit=self._shared.settings.max_request_body,
             )
             return self._shared.writer.begin(stream, began_ns)
         except Exception:

@@ -14,6 +14,7 @@ from recorder.collect import sharing
 from recorder.collect.tee import FAMILIES, Observer
 from recorder.collect.writer import Recording
 from recorder.database import DEFAULT_URL
+from recorder.settings import Settings, load
 
 if TYPE_CHECKING:
     # At run time no family is imported, and none is needed: a client asks of its transport only what stands below.
@@ -66,12 +67,20 @@ class RecordingTransport(Transport):
 
     transport: the one that does the work; by default the family's own HTTPTransport or AsyncHTTPTransport, as it is by itself
     (options of the client such as verify= or proxy= do not reach it: give a transport that was made with them).
-    db, session: as of record(). Closing it closes the wrapped one and waits until all is committed. Raises DatabaseError.
+    db, session, settings: as of record(). Closing it closes the wrapped one and waits until all is committed. Raises
+    DatabaseError, and UsageError for settings that are none.
     """
 
-    def __init__(self, transport: Any = None, db: str | None = None, *, session: str | None = None) -> None:
+    def __init__(
+        self,
+        transport: Any = None,
+        db: str | None = None,
+        *,
+        session: str | None = None,
+        settings: Settings | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._transport = transport
-        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL)
+        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, load(settings))
         self._observer = Observer(self._shared, "transport", session)
         self.name = self._shared.name
         self.closed = False

@@ -4,16 +4,21 @@ python -m tests.benchmarks.client burst EVENTS TOGETHER PORT          → {"seco
 python -m tests.benchmarks.client first COUNT PORT…                   → {PORT: [ms to the first event, …]}
 python -m tests.benchmarks.client paced STREAMS GAP_MS SECONDS PORT   → {"delays": [ms of each event, sorted]}
 python -m tests.benchmarks.client replayed STREAMS EVENTS SPREAD_MS PORT → {"errors": [ms of each event, sorted]}
+python -m tests.benchmarks.client kept STREAMS GAP_MS SECONDS PORT    → the same, with "bodies": [[bytes, BLAKE2 of them], …]
+
+A paced stream says its number, from 0 on, in its query: `stream=N`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import zip_longest
 from typing import cast
 
 _SENT = re.compile(rb'"sent_ns":(\d{20})')
@@ -70,8 +75,8 @@ def counter(events: int) -> Take:
     return take
 
 
-def stamped(events: int, came: Callable[[int], None]) -> Take:
-    """All events are there when each of their stamps has been; `came` is told each."""
+def stamped(events: int, came: Callable[[int], None], body: Body | None = None) -> Take:
+    """All events are there when each of their stamps has been, or `body` has ended; `came` is told each stamp."""
     held, left = b"", events
 
     def take(data: bytes) -> bool:
@@ -83,7 +88,10 @@ def stamped(events: int, came: Callable[[int], None]) -> Take:
             left -= 1
             came(int(found[1]))
         held = held[end:][-64:]
-        return left == 0
+        if body is None:
+            return left == 0
+        body.feed(data)
+        return body.ended
 
     return take
 
@@ -118,7 +126,51 @@ async def first(count: int, *ports: int) -> object:
     return found
 
 
-async def paced(streams: int, gap_ms: int, seconds: int, port: int) -> object:
+class Body:
+    """The body of a response in chunked encoding, as it comes: how many bytes it is, and their digest."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.ended = False
+        self._held = b""
+        self._left = 0  # bytes of a chunk that has begun
+        self._head = True
+
+    def feed(self, data: bytes) -> None:
+        data = self._held + data
+        if self._head:
+            _, end, rest = data.partition(b"\r\n\r\n")
+            if not end:
+                self._held = data
+                return
+            data, self._head = rest, False
+        while data:
+            if self._left:
+                some = data[: self._left]
+                self.size += len(some)
+                self.digest.update(some)
+                self._left -= len(some)
+                data = data[len(some) :]
+                continue
+            line, end, rest = data.removeprefix(b"\r\n").partition(b"\r\n")
+            if not end:
+                break
+            self._left = int(line, 16)
+            self.ended = self._left == 0
+            data = b"" if self.ended else rest
+        self._held = data
+
+
+async def kept(streams: int, gap_ms: int, seconds: int, port: int) -> object:
+    bodies = [Body() for _ in range(streams)]
+    found = await paced(streams, gap_ms, seconds, port, bodies)
+    if not all(body.ended for body in bodies):
+        raise RuntimeError("a body has no end")
+    return {**found, "bodies": [(body.size, body.digest.hexdigest()) for body in bodies]}
+
+
+async def paced(streams: int, gap_ms: int, seconds: int, port: int, bodies: Sequence[Body] = ()) -> dict[str, list[float]]:
     events = seconds * 1000 // gap_ms
     delays: list[int] = []
     clock = time.monotonic_ns
@@ -132,7 +184,12 @@ async def paced(streams: int, gap_ms: int, seconds: int, port: int) -> object:
             delays.append(clock() - sent)
 
     clients = [await connected(port) for _ in range(streams)]
-    await asyncio.gather(*(client.request(f"events={events}&gap_ms={gap_ms}", stamped(events, came)) for client in clients))
+    await asyncio.gather(
+        *(
+            client.request(f"events={events}&gap_ms={gap_ms}&stream={number}", stamped(events, came, body))
+            for number, (client, body) in enumerate(zip_longest(clients, bodies))
+        )
+    )
     if seen != streams * events:
         raise RuntimeError(f"{seen} events came, not {streams * events}")
     return {"delays": sorted(delay / 1e6 for delay in delays)}
@@ -158,6 +215,7 @@ COMMANDS: dict[str, Callable[..., Coroutine[None, None, object]]] = {
     "first": first,
     "paced": paced,
     "replayed": replayed,
+    "kept": kept,
 }
 
 
