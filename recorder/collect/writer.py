@@ -675,6 +675,7 @@ class Writer:
         """Nothing can be stored: say so once, and once that what comes is dropped."""
         if self.failing_since is None:
             self.failing_since = datetime.now(UTC)
+            self._said_dropping = False
             logger.error("the database fails, what is recorded waits in memory: %s", one_line(error))
         if not self._said_dropping and self._overflow:
             self._said_dropping = True
