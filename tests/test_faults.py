@@ -33,6 +33,7 @@ import sqlalchemy as sa
 
 import recorder
 from recorder import database, log
+from tests import smalldisk
 from tests.commands import PATIENCE, ProxyProcess, answer, sqlite, until
 from tests.commands import recorder as command
 from tests.test_proxy import event
@@ -187,17 +188,8 @@ def verified(url: str) -> None:
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A disk of 8 MB, which only root can make."""
-    folder = Path(tempfile.mkdtemp(prefix="recorder-disk-"))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, check=False)
-    if mounted.returncode:
-        folder.rmdir()
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with smalldisk.small_disk("8m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
 
 
 def fill(folder: Path) -> None:

@@ -10,7 +10,6 @@ import logging
 import signal
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from recorder.collect.tee import tee_class
 from recorder.collect.writer import Recording
 from recorder.replay.transport import ReplayTransport
 from recorder.settings import QUEUE_BYTES
-from tests import leftovers
+from tests import leftovers, smalldisk
 from tests.clients import ASYNC_KINDS, KINDS, SYNC_KINDS, Kind, finished, following
 from tests.commands import output, until
 from tests.recorded import Recorded
@@ -719,17 +718,8 @@ async def test_a_database_that_is_removed_harms_nobody(kind: Kind, upstream: Ups
 
 @pytest.fixture
 def tiny_disk() -> Iterator[Path]:
-    """A folder on a disk of 1 MB, which only root can make."""
-    folder = Path(tempfile.mkdtemp(prefix="recorder-disk-"))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False)
-    if mounted.returncode:
-        folder.rmdir()
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with smalldisk.small_disk("1m") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-        folder.rmdir()
 
 
 @pytest.mark.slow
