@@ -21,8 +21,9 @@ from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import FAILED_OUTCOMES, failed_streams, session_streams, sessions
 from recorder.projections.usage import usage_hourly, without_usage
-from recorder.protocols import StreamFold
-from recorder.protocols.merge import Contribution, RunView, merge
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution, RunView
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -127,6 +128,9 @@ def show_run(connection: sa.Connection, run_id: str) -> dict[str, Any]:
         **jsontext.loads(row["object"]),
         "id": run_id,
         "state": row["state"],
+        "effective_status": row["effective_status"],
+        "logical_run_id": row["logical_run_id"],
+        "source_object": None if row["source_object"] is None else jsontext.loads(row["source_object"]),
         "steps": [{**jsontext.loads(step), **({"derived_status": status} if derived else {})} for step, status, derived in steps],
         "messages": [jsontext.loads(object) for object in said],
         "streams": _streams_json(connection, streams_of(connection, Named("run", run_id))),
@@ -156,7 +160,10 @@ def show_run_at(connection: sa.Connection, run_id: str, stream_prefix: str | Non
             contributions.append(Contribution(source_of(stream, fold), part))
     if not contributions:
         raise UsageError(f"{run_id} did not exist yet at position {at} of {chosen[0]}")
-    return view_json(merge(run_id, contributions))
+    place = sa.select(runs.c.logical_run_id).where(runs.c.run_key == run_id)
+    view = merge(run_id, contributions)
+    view.logical_run_id = connection.execute(place).scalar() or run_id
+    return view_json(view)
 
 
 def view_json(view: RunView) -> dict[str, Any]:
@@ -165,12 +172,17 @@ def view_json(view: RunView) -> dict[str, Any]:
         **view.object,
         "id": view.key,
         "state": view.state,
-        "steps": [step.object for step in view.steps],
+        "effective_status": view.status,
+        "logical_run_id": view.logical_run_id,
+        "source_object": view.source_object,
+        "steps": [
+            {**step.object, **({"derived_status": step.derived_status} if step.derived_status else {})} for step in view.steps
+        ],
         "messages": [message.object for message in view.messages],
         "streams": [
             {"stream_id": source.stream_id, "outcome": source.outcome, "events": source.events} for source in view.sources
         ],
-        "protocol": view.sources[-1].protocol,
+        "protocol": view.protocol,
         "anomalies": [
             {"stream_id": stream_id, "position": position, "kind": kind, "detail": detail}
             for stream_id, position, kind, detail in view.anomalies

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recorder import jsontext
-from recorder.protocols import Request, StreamFold, assistants, protocol_for
+from recorder.protocols import Request, assistants, protocol_for
+from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.sse import Frame
@@ -499,7 +500,7 @@ def test_rule_4_the_final_step_wins_and_a_difference_is_flagged(status: str) -> 
 
 def test_rule_4_both_the_accumulation_and_the_final_object_are_kept() -> None:
     fold = folded([at("in_progress"), ("x", message()), text_delta("Hello"), ("x", message("completed", content=[text("Bye")]))])
-    kept = fold.states()["run_1"]["messages"]["msg_1"]
+    kept = fold.states()["run_1"]["families"]["messages"]["msg_1"]
     assert kept["object"]["content"] == [text("Bye")]
     assert kept["delta"]["content"][0]["text"]["value"] == "Hello"
 

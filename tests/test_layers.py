@@ -35,7 +35,7 @@ PURE = ("errors", "jsontext", "sse", "bodies", "steps", "protocols")
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "aiohttp", "uvicorn"}
 
 FOLDER_ORDER = {
-    "protocols": ("deltas", "partial", "assistants", "merge", "__init__"),
+    "protocols": ("payload", "deltas", "partial", "view", "assistants", "response_run", "responses", "__init__", "fold", "merge"),
     "collect": (
         "streamid",
         "secrets",

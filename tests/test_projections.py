@@ -24,7 +24,8 @@ from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import session_streams, sessions
 from recorder.projections.usage import usage_hourly
-from recorder.protocols import FOLD_VERSION, Request, StreamFold
+from recorder.protocols import FOLD_VERSION, Request
+from recorder.protocols.fold import StreamFold
 from recorder.sse import Frame, SSEDecoder, encode, is_system
 from tests.test_assistants import garbage, requests
 from tests.writing import (

@@ -20,7 +20,8 @@ from recorder.collect.import_ import import_paths
 from recorder.projections import runner
 from recorder.projections.runs import runs
 from recorder.projections.verify import verify
-from recorder.protocols import Request, StreamFold
+from recorder.protocols import Request
+from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from tests.conftest import SHARED
 from tests.writing import contribution

@@ -17,6 +17,7 @@ from recorder.log import checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, runner
 from recorder.projections.verify import verify
 from recorder.sse import Frame
+from tests.responding import RESPONSES, answering, called, replied
 from tests.writing import answered, asked, frames, said, stream, stream_id, submitting, write
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,8 @@ def fill(engine: sa.Engine) -> None:
     ]
     write(engine, stream(1, label="labelled"), odd)
     write(engine, stream(2), frames(asked("run_waiting"), None))
+    write(engine, stream(3, RESPONSES), frames(called(), "eof"))
+    write(engine, stream(4, answering()), frames(replied(id="resp_2", previous_response_id="resp_1"), "eof"))
     runner.catch_up(engine)
 
 
@@ -88,7 +91,7 @@ def test_what_recorder_wrote_is_clean(engine: sa.Engine) -> None:
     fill(engine)
     report = verify(engine)
     assert report.problems == []
-    assert report.streams == len(CASES) + 2
+    assert report.streams == len(CASES) + 4
     with database.read(engine) as connection:
         assert report.events == connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one()
 

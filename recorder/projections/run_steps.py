@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
 from recorder.projections.runs import as_object, name, text, usage_columns, utc
-from recorder.protocols.merge import EntityView, RunView
+from recorder.protocols.view import EntityView, RunView
 from recorder.steps import ToolCall
 
 run_steps = sa.Table(
@@ -62,9 +62,6 @@ tool_calls = sa.Table(
 
 TABLES = (run_steps, tool_calls)
 
-_INHERITED = {"expired": "expired", "cancelled": "cancelled", "failed": "failed"}
-"""Run status → status of its steps that no event ended."""
-
 
 def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
     run_id = view.key if view.is_run else None
@@ -76,7 +73,6 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
 def _step(view: RunView, run_id: str | None, ordinal: int, step: EntityView) -> dict[str, Any]:
     object = step.object
     error, details = as_object(object.get("last_error")), as_object(object.get("step_details"))
-    inherited = None if step.terminal else _INHERITED.get(text(view.object.get("status")) or "")
     return {
         "run_key": view.key,
         "step_id": step.id,
@@ -85,8 +81,8 @@ def _step(view: RunView, run_id: str | None, ordinal: int, step: EntityView) -> 
         "thread_id": text(object.get("thread_id")),
         "assistant_id": text(object.get("assistant_id")),
         "type": text(object.get("type")),
-        "status": inherited or text(object.get("status")),
-        "status_derived": inherited is not None,
+        "status": step.derived_status or text(object.get("status")),
+        "status_derived": step.derived_status is not None,
         **{
             key: utc(object.get(key))
             for key in ("created_at", "expires_at", "expired_at", "completed_at", "failed_at", "cancelled_at")

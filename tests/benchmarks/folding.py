@@ -10,8 +10,9 @@ import time
 from functools import partial
 
 from recorder.projections.folds import request_of
-from recorder.protocols import StreamFold
-from recorder.protocols.merge import Contribution, Source, merge
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution, Source
 from recorder.sse import SSEDecoder
 from tests.benchmarks import generated
 from tests.benchmarks.bench import Bench, best, rounds
