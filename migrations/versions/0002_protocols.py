@@ -21,10 +21,12 @@ def upgrade() -> None:
     op.create_index(op.f("ix_runs_continued_run_id"), "runs", ["continued_run_id"], unique=False)
     op.add_column("session_streams", sa.Column("root_run_id", sa.Text(), nullable=True))
     op.create_index(op.f("ix_session_streams_root_run_id"), "session_streams", ["root_run_id"], unique=False)
+    op.add_column("tool_calls", sa.Column("awaited", sa.Boolean(), nullable=True))
     op.create_table(
         "tool_answers",
         sa.Column("stream_id", StreamID, nullable=False),
         sa.Column("tool_call_id", sa.Text(), nullable=False),
+        sa.Column("protocol", sa.Text(), nullable=False),
         sa.Column("previous_run_id", sa.Text(), nullable=True),
         sa.Column("started_at", UTCTime(), nullable=False),
         sa.Column("last", sa.Boolean(), nullable=False),
@@ -35,6 +37,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("tool_answers")
+    op.drop_column("tool_calls", "awaited")
     op.drop_index(op.f("ix_session_streams_root_run_id"), table_name="session_streams")
     op.drop_column("session_streams", "root_run_id")
     op.drop_index(op.f("ix_runs_continued_run_id"), table_name="runs")

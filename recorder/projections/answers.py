@@ -26,6 +26,7 @@ tool_answers = sa.Table(
     metadata,
     sa.Column("stream_id", StreamID, primary_key=True),
     sa.Column("tool_call_id", sa.Text, primary_key=True),
+    sa.Column("protocol", sa.Text, nullable=False),
     sa.Column("previous_run_id", sa.Text),  # the run that the request follows, where it says so: the call is one of its
     sa.Column("started_at", UTCTime, nullable=False),
     sa.Column("last", sa.Boolean, nullable=False),  # the request ends with it: its run goes on where that call's run stopped
@@ -41,6 +42,7 @@ def stream_rows(stream: Stream, fold: StreamFold) -> list[dict[str, Any]]:
         {
             "stream_id": stream.stream_id,
             "tool_call_id": id,
+            "protocol": fold.protocol,
             "previous_run_id": fold.previous,
             "started_at": stream.started_at,
             "last": id == name(fold.continues),
@@ -94,12 +96,14 @@ def outputs(connection: sa.Connection, runs: dict[str, list[Contribution]]) -> d
 
 
 def _choose(key: str, parts: list[Contribution], answering: Sequence[sa.Row[Any]]) -> str | None:
+    protocol = parts[-1].source.protocol
     began = min(datetime.fromisoformat(given.source.started_at) for given in parts)
     own = {given.source.stream_id for given in parts}
     possible = [
         (row.previous_run_id != key, row.started_at, row.stream_id)
         for row in answering
-        if row.stream_id not in own and (row.previous_run_id == key or (row.previous_run_id is None and row.started_at >= began))
+        if row.protocol == protocol and row.stream_id not in own
+        if row.previous_run_id == key or (row.previous_run_id is None and row.started_at >= began)
     ]
     return min(possible)[2] if possible else None
 

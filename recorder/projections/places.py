@@ -7,6 +7,7 @@ the run is projected, and runs that follow one whose place has changed are proje
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -106,28 +107,29 @@ class Places:
     def _called(self, views: dict[str, RunView]) -> dict[str, str | None]:
         """{run key: the run whose call the request that began it answers at its end}."""
         first = {view.sources[0].stream_id: view for view in views.values()}
-        last: dict[str, tuple[str, str | None]] = {}
+        last: dict[str, sa.Row[Any]] = {}
         for some in slices(first):
             chosen = sa.select(tool_answers).where(tool_answers.c.stream_id.in_(some), tool_answers.c.last)
-            last.update({row.stream_id: (row.tool_call_id, row.previous_run_id) for row in self._connection.execute(chosen)})
+            last.update({row.stream_id: row for row in self._connection.execute(chosen)})
         if not last:
             return {}
-        owners: dict[str, list[tuple[str, str]]] = {}  # call id → [(when its run began, run key) …]
-        for some in slices({id for id, _ in last.values()}):
-            joined = tool_calls.join(runs, runs.c.run_key == tool_calls.c.run_key)
-            chosen = sa.select(tool_calls.c.tool_call_id, runs.c.run_key, runs.c.observed_at).select_from(joined)
-            for id, key, observed_at in self._connection.execute(chosen.where(tool_calls.c.tool_call_id.in_(some))):
+        owners: dict[tuple[str, str | None], list[tuple[str, str]]] = {}  # call id, protocol → [(when its run began, key) …]
+        joined = tool_calls.join(runs, runs.c.run_key == tool_calls.c.run_key)
+        called = sa.select(tool_calls.c.tool_call_id, runs.c.protocol, runs.c.run_key, runs.c.observed_at).select_from(joined)
+        for some in slices({row.tool_call_id for row in last.values()}):
+            stored = called.where(tool_calls.c.tool_call_id.in_(some), tool_calls.c.awaited)
+            for id, protocol, key, observed_at in self._connection.execute(stored):
                 if key not in self._views and key not in self._gone:
-                    owners.setdefault(id, []).append((observed_at.isoformat(), key))
+                    owners.setdefault((id, protocol), []).append((observed_at.isoformat(), key))
         for view in self._views.values():
             for id in view.calls:
-                owners.setdefault(name(id) or "", []).append((view.sources[0].started_at, view.key))
+                owners.setdefault((name(id) or "", view.protocol), []).append((view.sources[0].started_at, view.key))
         found: dict[str, str | None] = {}
-        for stream_id, (id, previous) in last.items():
-            view = first[stream_id]
+        for stream_id, row in last.items():
+            view, previous = first[stream_id], row.previous_run_id
             possible = [
                 (began, key)
-                for began, key in owners.get(id, ())
+                for began, key in owners.get((row.tool_call_id, row.protocol), ())
                 if key != view.key and (previous == key or (previous is None and began <= view.sources[0].started_at))
             ]
             found[view.key] = max(possible)[1] if possible else None

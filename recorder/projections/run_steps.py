@@ -56,6 +56,7 @@ tool_calls = sa.Table(
     sa.Column("arguments", sa.Text),  # or the code interpreter's input
     sa.Column("output", sa.Text),  # or its logs; what the client submitted where no event repeats it
     sa.Column("child_run_id", sa.Text),  # of an Azure connected agent
+    sa.Column("awaited", sa.Boolean),  # whether its output is to come with a later request, which need not name the run
     sa.Column("object", sa.Text, nullable=False),
     sa.Index("tool_calls_tool_call_id", "tool_call_id"),
 )
@@ -116,6 +117,7 @@ def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str
                 "name": text(call.name),
                 "arguments": text(call.arguments),
                 "output": text(output if isinstance(output, str) or output is None else jsontext.dumps(output)),
+                "awaited": isinstance(id, str) and id in view.calls,
                 "child_run_id": text(as_object(given.get("connected_agent")).get("run_id")),
                 "object": jsontext.dumps(given),
             }
