@@ -43,7 +43,7 @@ _EXTRAS = (
     *("previous_response_id", "conversation", "background", "service_tier", "reasoning", "text", "store", "truncation"),
     *("prompt", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user", "max_tool_calls", "top_logprobs"),
 )
-_REASONS: dict[Any, str] = {"max_output_tokens": "max_completion_tokens"}
+_REASONS = {"max_output_tokens": "max_completion_tokens"}
 _MESSAGE_REASONS = {"max_output_tokens": "max_tokens", "content_filter": "content_filter"}
 
 
@@ -105,7 +105,7 @@ def _run(run: MergedRun, pending: list[Object]) -> Object:
     conversation = response.get("conversation")
     created_at, completed_at = stamp(response.get("created_at")), stamp(response.get("completed_at"))
     error, details = response.get("error"), response.get("incomplete_details")
-    reason = _object(details).get("reason")
+    reason = _text(_object(details).get("reason"))
     instructions = response.get("instructions")
     status = response.get("status")
     return {
@@ -124,7 +124,7 @@ def _run(run: MergedRun, pending: list[Object]) -> Object:
         "cancelled_at": None,
         "failed_at": None,
         "completed_at": _seconds(completed_at),
-        "incomplete_details": {"reason": _REASONS.get(reason, reason)} if isinstance(details, dict) else None,
+        "incomplete_details": {"reason": _REASONS.get(reason or "", reason)} if isinstance(details, dict) else None,
         "instructions": instructions if instructions is None or isinstance(instructions, str) else jsontext.dumps(instructions),
         **{key: response.get(key) for key in _SAME},
         "max_prompt_tokens": None,
@@ -217,6 +217,9 @@ def _assembled(item: Object, parts: list[tuple[str, int, Object]]) -> Object:
         found = [object for of, _, object in parts if of == kind]
         if found:
             item[kind] = found
+    for of, _, object in parts:
+        if of in ("arguments", "input", "code"):
+            item |= object
     commands = [object.get("command", "") for of, _, object in parts if of == "command"]
     if commands:
         item["action"] = {**_object(item.get("action")), "commands": commands}
@@ -279,8 +282,8 @@ def _call_id(item: Object) -> str | None:
 
 
 def _is_pending(item: Object, outputs: _Outputs) -> bool:
-    type = item.get("type")
-    hosted = _HOSTED.get(type) if isinstance(type, str) else None
+    type = _text(item.get("type")) or ""
+    hosted = _HOSTED.get(type)
     return type in CALLS and not (hosted and hosted(item)) and _call_id(item) not in outputs.by_call
 
 
@@ -289,13 +292,13 @@ def _is_pending(item: Object, outputs: _Outputs) -> bool:
 
 def _step(run: MergedRun, object: Object, item: Item, id: str, outputs: _Outputs) -> EntityView:
     of_item = item.object
-    type = of_item.get("type")
-    status = of_item.get("status")
+    type = _text(of_item.get("type"))
+    status = _text(of_item.get("status"))
     error = of_item.get("error")
-    if status in _OPEN:
-        status = "in_progress"
-    elif not isinstance(status, str):
+    if status is None:
         status = "completed" if item.final else "in_progress"
+    elif status in _OPEN:
+        status = "in_progress"
     if error is not None and type in ("mcp_call", "mcp_list_tools"):
         status = "failed"
     waits = type == "mcp_approval_request" and _is_pending(of_item, outputs)
@@ -337,7 +340,7 @@ def _last_error(error: Any) -> Object | None:
 def _details(item: Item, id: str, outputs: _Outputs) -> tuple[str, Object]:
     """(step type, step_details) of an item."""
     of_item = item.object
-    type = of_item.get("type")
+    type = _text(of_item.get("type"))
     if type == "message":
         return "message_creation", {"type": "message_creation", "message_creation": {"message_id": id}}
     if type == "reasoning":
@@ -482,11 +485,9 @@ _BUILDERS: dict[str, Callable[[Object, Any, Object], Object]] = {
 
 def _message(run: MergedRun, object: Object, item: Item, id: str) -> EntityView:
     of_item = item.object
-    status = of_item.get("status")
-    if not isinstance(status, str):
-        status = "completed" if item.final else "in_progress"
+    status = _text(of_item.get("status")) or ("completed" if item.final else "in_progress")
     content = of_item.get("content")
-    reason = _MESSAGE_REASONS.get(_object(run.object.get("incomplete_details")).get("reason") or "")
+    reason = _MESSAGE_REASONS.get(_text(_object(run.object.get("incomplete_details")).get("reason")) or "")
     message = {
         "id": id,
         "object": "thread.message",

@@ -49,14 +49,15 @@ Event = dict[str, Any]
 
 
 class Streamed(NamedTuple):
-    """Where the text of a delta goes: a field of its item, or of a part of it, which stands in one of PARTS.
+    """Where the text of a delta goes: a field of a part of its item.
 
-    number: the key of the part's number. item_type, part_type: what these are where no event has said so.
+    part: the kind of the part, a list of the item, or the item's own field. number: the key of the part's number, where it has
+    one. item_type, part_type: what these are where no event has said so.
     """
 
     field: str
     item_type: str
-    part: str = ""
+    part: str
     number: str = ""
     part_type: str = ""
 
@@ -69,14 +70,16 @@ STREAMED: dict[str, Streamed] = {
     "response.refusal": Streamed("refusal", "message", *_CONTENT, "refusal"),
     "response.reasoning_text": Streamed("text", "reasoning", *_CONTENT, "reasoning_text"),
     "response.reasoning_summary_text": Streamed("text", "reasoning", *_SUMMARY, "summary_text"),
-    "response.function_call_arguments": Streamed("arguments", "function_call"),
-    "response.custom_tool_call_input": Streamed("input", "custom_tool_call"),
-    "response.mcp_call_arguments": Streamed("arguments", "mcp_call"),
-    "response.code_interpreter_call_code": Streamed("code", "code_interpreter_call"),
+    "response.function_call_arguments": Streamed("arguments", "function_call", "arguments"),
+    "response.custom_tool_call_input": Streamed("input", "custom_tool_call", "input"),
+    "response.mcp_call_arguments": Streamed("arguments", "mcp_call", "arguments"),
+    "response.code_interpreter_call_code": Streamed("code", "code_interpreter_call", "code"),
     "response.shell_call_command": Streamed("command", "shell_call", "command", "command_index"),
     "response.apply_patch_call_operation_diff": Streamed("diff", "apply_patch_call", "operation"),
 }
 """Event names without their .delta or .done."""
+
+_COMPARED = frozenset({"arguments", "input", "code"})
 
 
 def matches(request: Request) -> bool:
@@ -258,10 +261,14 @@ def _on_response(
             _note_call(part, item)
             _compare(part, position, str(index), item, number)
             if not part.terminal:
-                _on_item(part, Spot(position, None, True), index, item, item.get("status") in TERMINAL)
+                _on_item(part, Spot(position, None, True), index, item, _ends(item))
     if part.terminal and items:
         _differ_in_number(part, position, len(items))
         part.families.clear()
+
+
+def _ends(item: dict[str, Any]) -> bool:
+    return isinstance(item.get("status"), str) and item["status"] in TERMINAL
 
 
 def _key(partial: Partial, name: str, id: Any, position: int) -> str:
@@ -345,7 +352,6 @@ def _on_item(part: Part, spot: Spot, index: int, object: dict[str, Any], done: b
     _note_call(part, object)
     if done:
         item.terminal = True
-        item.texts.clear()
         for family in ("parts", "annotations"):
             entities = part.family(family)
             for id in [id for id in entities if id.startswith(f"{index}/")]:
@@ -383,7 +389,7 @@ def _on_item_status(part: Part, spot: Spot, name: str, event: Event) -> None:
 
 def _note_call(part: Part, item: dict[str, Any]) -> None:
     """Remember a call that the client may answer."""
-    if item.get("type") in CALLS:
+    if isinstance(item.get("type"), str) and item["type"] in CALLS:
         ids = [str(id) for id in (item.get("call_id"), item.get("id")) if is_id(id)]
         for id in ids if item["type"] == "local_shell_call" else ids[:1]:  # whose output may name either
             if id not in part.calls:
@@ -427,11 +433,17 @@ def _on_delta(part: Part, streamed: Streamed, position: int, offset_us: int, num
 def _streamed(part: Part, spot: Spot, streamed: Streamed, event: Event) -> tuple[Entity | None, str]:
     """The entity whose text an event speaks of, None where its item has ended; and its id."""
     index, item = _item(part, spot, event, streamed.item_type)
-    if item.terminal or not streamed.part:
-        return (None if item.terminal else item), index
+    if item.terminal:
+        return None, index
     number = event.get(streamed.number) if streamed.number else 0
     id = f"{index}/{streamed.part}/{number if type(number) is int else 0}"
-    return _part_of_item(part, spot, item, id, {"type": streamed.part_type} if streamed.part_type else {}), id
+    found = part.family("parts").get(id)
+    if found is None:
+        known = {"type": streamed.part_type} if streamed.part_type else {}
+        if streamed.part == streamed.field and streamed.field in item.object:
+            known = {streamed.field: item.object[streamed.field]}
+        found = _part_of_item(part, spot, item, id, known)
+    return found, id
 
 
 def _part_of_item(part: Part, spot: Spot, item: Entity, id: str, object: dict[str, Any]) -> Entity:
@@ -456,8 +468,7 @@ def _on_text_done(part: Part, spot: Spot, name: str, event: Event) -> None:
         part.anomaly(spot.position, "delta_mismatch", f"item {id}: deltas do not add up to the final {streamed.field}")
     entity.object = {**entity.object, streamed.field: text}
     entity.number = spot.number
-    if streamed.part:
-        entity.terminal = True
+    entity.terminal = True
 
 
 def _on_part_added(part: Part, spot: Spot, name: str, event: Event) -> None:
@@ -557,25 +568,22 @@ def _accumulated(part: Part, index: str) -> Iterator[tuple[str, str, Entity]]:
     item = part.family("items").get(index)
     if item is None:
         return
-    for field, fragments in item.texts.items():
-        yield field, fragments.text(), item
     if item.terminal:
         yield from ((path, text, item) for path, text in _texts(item.object))
     for id, entity in part.family("parts").items():
         if not id.startswith(f"{index}/"):
             continue
         _, kind, number = id.split("/")
-        if kind in ("content", "summary"):
-            for field in ("text", "refusal"):
-                streamed = entity.texts.get(field)
-                text = entity.object.get(field) if streamed is None else streamed.text()
-                if isinstance(text, str) and text:
-                    yield f"{kind}/{number}/{field}", text, entity
+        for field in (kind,) if kind in _COMPARED else ("text", "refusal") if kind in ("content", "summary") else ():
+            streamed = entity.texts.get(field)
+            text = entity.object.get(field) if streamed is None else streamed.text()
+            if isinstance(text, str) and text:
+                yield field if field == kind else f"{kind}/{number}/{field}", text, entity
 
 
 def _texts(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(path, text) of the streamed texts of a final item."""
-    for field in ("arguments", "input", "code"):
+    for field in sorted(_COMPARED):
         if isinstance(item.get(field), str):
             yield field, item[field]
     for kind in ("content", "summary"):
