@@ -64,7 +64,7 @@ def matches_event(type: str, data: str) -> bool:
     """Whether an event can only be this protocol's: by its name, or in LiteLLM's envelope {"event": …, "data": …}."""
     if type:
         return type.startswith("thread.")
-    return '"thread.' in data[:80] and _unwrap("", value(data))[0].startswith("thread.")
+    return '"thread.' in data and _unwrap("", value(data))[0].startswith("thread.")
 
 
 def begin(partial: Partial, request: Request) -> None:
