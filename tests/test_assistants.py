@@ -741,9 +741,8 @@ def page(*objects: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(*folds: StreamFold, key: str = "run_1") -> RunView:
-    return merge(
-        key, [contribution(fold, key, number, started=number) for number, fold in enumerate(folds) if key in fold.states()]
-    )
+    told = [(number, fold) for number, fold in enumerate(folds) if key in fold.states()]
+    return merge(key, [contribution(fold, key, number, started=number) for number, fold in told])
 
 
 @pytest.mark.parametrize("status", RUN_EVENTS)
@@ -786,7 +785,7 @@ def test_a_run_that_is_listed_with_others_is_each_its_own() -> None:
 def test_a_poll_ends_what_a_cut_stream_left_unknown(cut: int) -> None:
     stream = folded(said()[:cut], outcome="cut")
     assert merged(stream).state == "unknown"
-    last = {name: payload for name, payload in said()}
+    last = dict(said())
     view = merged(
         stream,
         body(last["thread.run.completed"]),
@@ -798,7 +797,9 @@ def test_a_poll_ends_what_a_cut_stream_left_unknown(cut: int) -> None:
 
 
 def test_a_poll_that_shows_less_takes_nothing_back() -> None:
-    begun = folded([*said()[:6]], outcome="cut")
+    begun = folded(said()[:6], outcome="cut")
+    before = merged(begun).messages[0].object["content"]
+    assert before[0]["text"]["value"]
     poll = body(page(step(id="step_of_run_1", type="message_creation")), "/v1/threads/thread_1/runs/run_1/steps")
     view = merged(begun, poll, body(message(id="msg_of_run_1"), "/v1/threads/thread_1/messages/msg_of_run_1"))
     assert (
