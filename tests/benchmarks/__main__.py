@@ -14,7 +14,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tests.benchmarks import append, catching_up, folding, import_, log_size, peers, proxying, rebuild, replay, report, tee
+from tests.benchmarks import (
+    append,
+    catching_up,
+    folding,
+    import_,
+    log_size,
+    peers,
+    protocols,
+    proxying,
+    rebuild,
+    replay,
+    report,
+    tee,
+)
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.report import Figure, Section
 
@@ -30,6 +43,7 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("import", import_),
     ("tee", tee),
     ("folding", folding),
+    ("protocols", protocols),
     ("replay", replay),
     ("proxy", proxying),
     ("size", log_size),

@@ -73,7 +73,7 @@ def ours(body: bytes) -> str:
             position += 1
     states = fold.states()
     key = next(key for key in states if key.startswith("run_"))
-    view = merge(key, [Contribution(Source("", "", "", None, None, None, None, 0), states[key])])
+    view = merge(key, [Contribution(Source("", "", "", None, "assistants", None, None, 0), states[key])])
     text: str = view.messages[0].object["content"][0]["text"]["value"]
     return text
 
