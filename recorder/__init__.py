@@ -2,6 +2,7 @@
 
 record(client)              record what an existing client of httpx or httpx2, or an SDK object, receives
 RecordingTransport(inner)   the same as a transport, which also sees requests that get no response
+Settings(redact=…)          what of it is redacted, left out or limited
 play(client, *ids)          have an existing client receive what was recorded
 ReplayTransport(*ids)       the same as a transport
 RecorderError               what all of these raise
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from recorder.collect.transport import RecordingTransport
     from recorder.errors import RecorderError
     from recorder.replay.transport import ReplayTransport, play
+    from recorder.settings import Settings
 
-__all__ = ["RecorderError", "RecordingTransport", "ReplayTransport", "play", "record"]
+__all__ = ["RecorderError", "RecordingTransport", "ReplayTransport", "Settings", "play", "record"]
 
 _HOME = {
     "RecorderError": "recorder.errors",
     "RecordingTransport": "recorder.collect.transport",
     "ReplayTransport": "recorder.replay.transport",
+    "Settings": "recorder.settings",
     "play": "recorder.replay.transport",
     "record": "recorder.collect.hook",
 }

@@ -31,19 +31,21 @@ def is_lines(content_type: str | None) -> bool:
     )
 
 
-def decoder_for(content_type: str | None, status: int | None = 200, encoded: bool = False) -> Decoder:
-    """The decoder for a response. One without a content type is taken for a stream where it succeeded: the SDKs do so too.
+def is_stream(content_type: str | None, status: int | None = 200) -> bool:
+    """Whether a body is a stream of events. One without a content type is taken for one where it succeeded: SDKs do so too."""
+    kind = media_type(content_type)
+    if not kind:
+        return status is not None and 200 <= status < 300
+    return kind == "text/event-stream" or is_lines(content_type)
 
-    encoded: the body has a Content-Encoding, so its bytes are kept as they are.
-    """
+
+def decoder_for(content_type: str | None, status: int | None = 200, encoded: bool = False) -> Decoder:
+    """The decoder for a response. encoded: the body has a Content-Encoding, so its bytes are kept as they are."""
     if encoded:
         return BodyDecoder(join=False)
-    if is_lines(content_type):
-        return LinesDecoder()
-    kind = media_type(content_type)
-    if kind == "text/event-stream" or (not kind and status is not None and 200 <= status < 300):
-        return SSEDecoder()
-    return BodyDecoder(join=kind.endswith("json"))
+    if not is_stream(content_type, status):
+        return BodyDecoder(join=media_type(content_type).endswith("json"))
+    return LinesDecoder() if is_lines(content_type) else SSEDecoder()
 
 
 class BodyDecoder:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 
 DEFAULT_URL = "sqlite:///recorder.db"
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest revision in migrations/; a test holds the two together."""
 
 VERSION_TABLE = "recorder_version"
@@ -216,7 +216,8 @@ def is_about_data(error: sa.exc.DBAPIError) -> bool:
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _ABOUT_DATA and "no such table" not in str(error.orig)
-    return str(getattr(error.orig, "sqlstate", None) or "")[:2] in ("22", "23", "54")
+    sqlstate = str(getattr(error.orig, "sqlstate", None) or "")
+    return sqlstate[:2] in ("22", "23", "54") or (not sqlstate and isinstance(error, sa.exc.DataError))  # NUL: the driver itself
 
 
 def engine(url: str, *, create: bool, read_only: bool = False, immutable: bool = False) -> sa.Engine:

@@ -37,6 +37,7 @@ streams = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("started_at", UTCTime, nullable=False),
     sa.Column("recorded_at", UTCTime, nullable=False, index=True),
+    sa.Column("writer_id", StreamID, index=True),  # who records it (collect/lease.py); null of an import
     sqlite_with_rowid=False,
 )
 
@@ -119,6 +120,8 @@ class Head(NamedTuple):
     crc: int
 
 
+_STREAMS = sa.select(*(streams.c[field] for field in Stream._fields))
+
 Row = tuple[str, int, int, str, str | None, bytes | None, str | None]
 """A row of `events` as the driver takes it: stream_id, position, offset_us, type, data, raw, cuts."""
 
@@ -172,9 +175,11 @@ def system_frame(type: str, data: dict[str, Any], offset_us: int) -> sse.Frame:
     return sse.Frame(type, jsontext.dumps(data), None, offset_us)
 
 
-def insert_streams(connection: sa.Connection, new: Iterable[Stream]) -> None:
-    """Insert streams; one that is there already stays as it is."""
-    rows = [{**stream._asdict(), "request_headers": jsontext.dumps(stream.request_headers)} for stream in new]
+def insert_streams(connection: sa.Connection, new: Iterable[Stream], writer_id: str | None = None) -> None:
+    """Insert streams; one that is there already stays as it is. writer_id: who goes on to append to them."""
+    rows = [
+        {**stream._asdict(), "request_headers": jsontext.dumps(stream.request_headers), "writer_id": writer_id} for stream in new
+    ]
     if rows:
         connection.execute(insert_missing(connection, streams), rows)
 
@@ -318,7 +323,7 @@ def response_header(response: str, name: str) -> str | None:
 
 
 def get_streams(connection: sa.Connection, stream_ids: Iterable[str]) -> dict[str, Stream]:
-    found = connection.execute(sa.select(streams).where(streams.c.stream_id.in_(list(stream_ids))))
+    found = connection.execute(_STREAMS.where(streams.c.stream_id.in_(list(stream_ids))))
     return {values.stream_id: _stream(values) for values in found}
 
 

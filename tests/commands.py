@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -10,12 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PATIENCE = 60.0
 """Seconds after which a process has hung."""
+
+_CAP_DAC_OVERRIDE, _PR_CAPBSET_DROP = 1, 24
 
 
 def command(*args: str) -> list[str]:
@@ -36,7 +40,7 @@ def sqlite(file: Path) -> str:
 
 
 def recorder(
-    *args: str, db: str | Path, stdin: bytes = b"", preexec: Callable[[], None] | None = None
+    *args: str, db: str | Path, stdin: bytes = b"", preexec: Callable[[], None] | None = None, patience: float = PATIENCE
 ) -> subprocess.CompletedProcess[bytes]:
     """A command run to its end. db: a URL, or the path of a SQLite file."""
     given = sqlite(db) if isinstance(db, Path) else db
@@ -44,11 +48,16 @@ def recorder(
         command("--db", given, *args),
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=patience,
         env=environment(),
         preexec_fn=preexec,
         check=False,
     )
+
+
+def bound() -> None:
+    """For preexec: permission bits count for root too, whom a command without CAP_DAC_OVERRIDE in its bounding set is not."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 def output(*args: str, db: str | Path) -> bytes:
@@ -64,17 +73,27 @@ def answer(*args: str, db: str | Path) -> Any:
 
 
 class Background:
-    """A command that goes on. `said`: its lines on stderr so far. Use it as a context: it is killed at the end."""
+    """A command that goes on. `said`: its lines on stderr so far. Use it as a context: it is killed at the end.
 
-    def __init__(self, *args: str, db: str | Path, preexec: Callable[[], None] | None = None) -> None:
-        given = sqlite(db) if isinstance(db, Path) else db
+    program: what is run instead of the command, with its arguments. variables: of the environment, beside this process's.
+    """
+
+    def __init__(
+        self,
+        *args: str,
+        db: str | Path,
+        preexec: Callable[[], None] | None = None,
+        program: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        given = "--db", sqlite(db) if isinstance(db, Path) else db, *args
         self.said: list[str] = []
         self.process = subprocess.Popen(
-            command("--db", given, *args),
+            [*program, *given] if program else command(*given),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=environment() | dict(variables or {}),
             preexec_fn=preexec,  # noqa: PLW1509 - a limit is to be set in the child alone
         )
         self._came = threading.Condition()
@@ -134,8 +153,9 @@ class ProxyProcess(Background):
 
     host = "127.0.0.1"
 
-    def __init__(self, upstream: str, *options: str, db: Path, preexec: Callable[[], None] | None = None) -> None:
-        super().__init__("proxy", "--upstream", upstream, "--port", "0", *options, db=db, preexec=preexec)
+    def __init__(self, upstream: str, *options: str, db: str | Path, **others: Any) -> None:
+        """others: of Background."""
+        super().__init__("proxy", "--upstream", upstream, "--port", "0", *options, db=db, **others)
         self.port = 0
 
     def __enter__(self) -> ProxyProcess:
@@ -145,6 +165,16 @@ class ProxyProcess(Background):
             self.kill()
             raise
         return self
+
+    def page(self, path: str) -> str:
+        """One of the proxy's own pages."""
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=PATIENCE) as response:
+            return str(response.read().decode())
+
+    def metric(self, name: str) -> float:
+        """A value of /-/metrics, by its name and labels as they stand there; 0 where it does not."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.page("/-/metrics"), re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
 
 def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,9 +18,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
+import recorder.collect.lease
 import recorder.log
 import recorder.projections  # noqa: F401 - registers every table
 from recorder import database
+from tests.clients import KINDS, Kind
+from tests.upstream import Upstream
 
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 """Streams and references that lie beside the project, not in it."""
@@ -87,3 +91,39 @@ def engine(url: str) -> Iterator[sa.Engine]:
         yield opened
     finally:
         opened.dispose()
+
+
+@pytest.fixture(scope="session")
+def empty_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the current schema, to be copied: making one takes longer than many a test."""
+    file = tmp_path_factory.mktemp("empty") / "log.db"
+    database.connect(f"sqlite:///{file}").dispose()
+    return file
+
+
+@pytest.fixture
+def db(empty_log: Path, tmp_path: Path) -> str:
+    """The URL of a SQLite file of its own with the current schema."""
+    shutil.copy(empty_log, tmp_path / "x.db")
+    return f"sqlite:///{tmp_path}/x.db"
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """A kind of client: each of httpx and httpx2, sync and async."""
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop that a test marked `anyio` runs in."""
+    return "asyncio"
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    """An upstream that no test has scripted yet; none of its answers may have failed at the end."""
+    with Upstream() as running:
+        yield running
+        assert running.errors == []

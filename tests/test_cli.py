@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import resource
 import shutil
@@ -10,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,7 @@ from recorder import database, log
 from recorder.cli import COMMANDS, main
 from recorder.sse import Frame
 from tests import writing
-from tests.commands import Background, command, environment, output, recorder, sqlite, until
+from tests.commands import Background, bound, command, environment, output, recorder, sqlite, until
 from tests.writing import DONE, encoded, said, stream_id
 
 pytestmark = pytest.mark.slow
@@ -62,8 +60,6 @@ JSON = {
     "verify one": ("verify", "run_1"),
     "db current": ("db", "current"),
 }
-
-CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
 
 
 class Done(NamedTuple):
@@ -545,11 +541,6 @@ def test_questions_beside_a_writer_are_answered_and_say_how_far_behind(
     assert (strictly(done.out)[0]["runs"], done.err) == (4, "")
 
 
-def bound() -> None:
-    """Permission bits count for root too: without CAP_DAC_OVERRIDE in its bounding set, a command it starts has not got it."""
-    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
-
-
 @pytest.fixture
 def unwritable(filled: Path) -> Iterator[Path]:
     """A database with something not yet projected, all of it read-only."""
@@ -1020,11 +1011,10 @@ def test_tail_follows_what_is_recorded(filled: Path, tmp_path: Path) -> None:
 
 
 def test_tail_of_one_follows_that_one_only(filled: Path) -> None:
-    with Background("tail", "open", "-f", "-n", "0", "--json", db=filled) as following:
+    with Background("tail", "open", "-f", "-n", "1", "--json", db=filled) as following:
         assert following.process.stdout is not None
+        assert json.loads(following.process.stdout.readline())["position"] == 2  # from here on it follows
         engine = database.connect(sqlite(filled))
-
-        time.sleep(1.5)  # it says nothing by which one could see that it has begun to follow
         writing.write(engine, writing.stream(9), writing.frames([("e", "other")]))
         writing.write(engine, writing.stream(2, label="open"), writing.frames([("e", "mine")]), 3)
         engine.dispose()

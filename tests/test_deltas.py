@@ -262,6 +262,7 @@ any_delta = st.dictionaries(keys, st.lists(entries(anything), max_size=3) | anyt
 @given(st.lists(any_delta, max_size=6), st.integers(0, 6))
 @example([{"content": [{"index": 0}]}, {"content": ["stray"]}], 1)
 @example([{"content": [{"type": "text"}]}, {"content": [{"text": {}, "index": 0}]}], 1)
+@example([{"content": [{"index": None}]}, {"content": [{"index": 1}]}], 1)
 def test_merging_that_goes_on_from_a_saved_state_equals_merging_straight_through(given: list[dict[str, Any]], at: int) -> None:
     given = [jsontext.loads(json.dumps(delta)) for delta in given]
     straight: dict[str, Any] = {}

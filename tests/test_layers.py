@@ -13,8 +13,11 @@ PACKAGE = ROOT / "recorder"
 ORDER = (
     "errors",
     "jsontext",
+    "jsonpath",
+    "settings",
     "sse",
     "bodies",
+    "redaction",
     "steps",
     "protocols",
     "database",
@@ -31,18 +34,42 @@ ORDER = (
 )
 """As the data flows, downwards; a folder counts as one."""
 
-PURE = ("errors", "jsontext", "sse", "bodies", "steps", "protocols")
-IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "aiohttp", "uvicorn"}
+PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols")
+IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {
     "protocols": ("payload", "deltas", "partial", "view", "assistants", "response_run", "responses", "__init__", "fold", "merge"),
+    "redaction": (
+        "filler",
+        "leaves",
+        "places",
+        "content",
+        "matching",
+        "overlay",
+        "rules",
+        "redactor",
+        "request",
+        "__init__",
+    ),
     "collect": (
         "streamid",
         "secrets",
         "exchange",
         "encoding",
+        "allowance",
+        "sampling",
+        "screen",
         "outcome",
+        "decoding",
+        "file",
+        "lease",
         "writer",
+        "connection",
+        "http1",
+        "origin",
+        "gate",
+        "metrics",
+        "relay",
         "proxy",
         "serving",
         "sharing",

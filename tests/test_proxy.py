@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
-from recorder import database, log
+from recorder import database
 from recorder.collect.proxy import Proxy
 from recorder.collect.writer import Writer
 from recorder.errors import UsageError
-from recorder.sse import chunks
-from tests.commands import ProxyProcess, output, recorder, sqlite, until
+from tests.commands import ProxyProcess, output, recorder, until
+from tests.recorded import Recorded
 from tests.upstream import PATIENCE, SSE, Asked, Headers, Upstream, Wire
 
 pytestmark = pytest.mark.slow
@@ -34,43 +33,6 @@ pytestmark = pytest.mark.slow
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MEGABYTE = 1024 * 1024
 JSON = ("Content-Type", "application/json")
-
-
-class Recorded:
-    """What the log of a proxy holds, as another process reads it."""
-
-    def __init__(self, file: Path) -> None:
-        self.engine = database.connect(sqlite(file), create=False)
-
-    def streams(self, path: str) -> list[log.Stream]:
-        with database.read(self.engine) as connection:
-            chosen = sa.select(log.streams.c.stream_id).where(log.streams.c.path == path).order_by(log.streams.c.stream_id)
-            ids = list(connection.execute(chosen).scalars())
-            found = log.get_streams(connection, ids)
-        return [found[stream_id] for stream_id in ids]
-
-    def ended(self, path: str, count: int = 1) -> list[log.Stream]:
-        """The streams of a path once they are over."""
-
-        def over() -> list[log.Stream]:
-            found = self.streams(path)
-            return found if len(found) == count and all(self.outcome(stream.stream_id) for stream in found) else []
-
-        return until(over)  # type: ignore[no-any-return]
-
-    def outcome(self, stream_id: str) -> str | None:
-        with database.read(self.engine) as connection:
-            head = log.head(connection, stream_id)
-        return head.outcome if head else None
-
-    def events(self, stream_id: str) -> list[log.Event]:
-        return list(log.read_stream(self.engine, stream_id))
-
-    def body(self, stream_id: str) -> bytes:
-        return b"".join(body for body, _, _ in log.wire(self.events(stream_id)))
-
-    def chunks(self, stream_id: str) -> list[bytes]:
-        return [body for _, body in chunks(log.wire(self.events(stream_id)))]
 
 
 class Setting:
@@ -232,7 +194,7 @@ def test_a_large_request_body_arrives_whole(setting: Setting, chunked: bool) -> 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
 def test_a_large_binary_response_arrives_and_is_recorded_whole(setting: Setting, chunked: bool) -> None:
-    path, body, kind = f"/binary/{chunked}", random.Random(2).randbytes(20 * MEGABYTE), ("Content-Type", "audio/mpeg")
+    path, body, kind = f"/binary/{chunked}", random.Random(2).randbytes(20 * MEGABYTE), ("Content-Type", "application/x-binary")
     setting.upstream.on(path, lambda wire, asked: wire.stream([body], [kind]) if chunked else wire.whole(body, [kind]))
     response, received = setting.ask(path, "GET")
     assert received == body
@@ -453,26 +415,47 @@ def test_the_session_header_has_the_name_that_it_is_given(tmp_path: Path) -> Non
 # How it ends
 
 
-def test_an_upstream_that_is_not_there_is_a_502_in_json(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    with Upstream() as upstream, ProxyProcess(f"http://127.0.0.1:{port}", db=tmp_path / "log.db") as proxy:
+def test_an_upstream_that_is_not_there_closes_the_connection_and_is_said_once(tmp_path: Path) -> None:
+    """As it is without a proxy: no answer. It is said again only once it has worked in between."""
+    with Upstream() as upstream:
+        upstream.on("/v1/runs", lambda wire, asked: wire.whole(b"{}"))
+        port = upstream.port
+    with ProxyProcess(f"http://127.0.0.1:{port}", db=tmp_path / "log.db") as proxy:
         here = Setting(upstream, proxy, tmp_path)
-        response, body = here.ask("/v1/runs?key=k", "POST", b"{}")
-        assert (response.status, response.getheader("content-type")) == (502, "application/json")
-        assert str(port) in json.loads(body)["error"]["message"]
-        (stream,) = here.recorded.ended("/v1/runs")
-        assert here.recorded.outcome(stream.stream_id) == "no_response"
+
+        def refused() -> None:
+            with pytest.raises(http.client.RemoteDisconnected):
+                here.ask("/v1/runs?key=k", "POST", b'{"a":1}')
+
+        refused()
+        refused()
+        with Upstream(port=port) as again:
+            again.on("/v1/runs", lambda wire, asked: wire.whole(b"{}"))
+            assert here.ask("/v1/runs", "POST", b"{}")[0].status == 200
+        refused()
+        streams = here.recorded.ended("/v1/runs", 4)
+        outcomes = [here.recorded.outcome(stream.stream_id) for stream in streams]
+        assert outcomes == ["no_response", "no_response", "done", "no_response"]
+        assert bytes(streams[0].request_body or b"") == b'{"a":1}'
+        assert "refused" in here.recorded.events(streams[0].stream_id)[-1].data.lower()
+        assert proxy.stop() == 0
+        said = [line for line in proxy.said if str(port) in line and "WARNING" in line]
+        assert [("cannot reach" in line, "reached again" in line) for line in said] == [
+            (True, False),
+            (False, True),
+            (True, False),
+        ]
+        assert "refused" in said[0].lower()
         here.recorded.engine.dispose()
 
 
 @pytest.mark.parametrize("how", ["cut", "reset"])
-def test_an_upstream_that_hangs_up_before_its_answer_is_a_502(setting: Setting, how: str) -> None:
+def test_an_upstream_that_hangs_up_before_its_answer_does_so_at_the_client(setting: Setting, how: str) -> None:
     path = f"/hangs-up/{how}"
     setting.upstream.on(path, lambda wire, asked: getattr(wire, how)())
-    response, body = setting.ask(path)
-    assert response.status == 502
-    assert json.loads(body)["error"]["message"]
+    with pytest.raises(ConnectionResetError) as raised:
+        setting.ask(path)
+    assert isinstance(raised.value, http.client.RemoteDisconnected) == (how == "cut")
     (stream,) = setting.recorded.ended(path)
     assert setting.recorded.outcome(stream.stream_id) == "no_response"
 
@@ -736,27 +719,97 @@ def test_sigterm_lets_an_open_stream_finish(tmp_path: Path) -> None:
         here.recorded.engine.dispose()
 
 
-@pytest.mark.slow
-def test_sigterm_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """A stream that goes on and on is ended; what came of it is in the log, and its end too."""
+@pytest.mark.parametrize("framing", ["chunked", "until close"])
+@pytest.mark.parametrize("how", ["after its grace", "at a second signal"])
+def test_sigterm_does_not_wait_for_ever(tmp_path: Path, framing: str, how: str) -> None:
+    """A stream that goes on and on is broken off, and is no whole one to its client; what came of it is in the log."""
+    left = threading.Event()
 
     def answer(wire: Wire, asked: Asked) -> None:
-        wire.begin()
-        wire.chunk(event(0))
-        wire.left(60)
+        if framing == "chunked":
+            wire.begin()
+            wire.chunk(event(0))
+        else:
+            wire.head(200, [SSE, ("Connection", "close")])
+            wire.send(event(0))
+        if wire.left(60):
+            left.set()
 
-    with Upstream() as upstream, ProxyProcess(upstream.origin, db=tmp_path / "log.db") as proxy:
+    grace = "0.3" if how == "after its grace" else "3600"
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", grace, db=tmp_path / "log.db") as proxy:
         here = Setting(upstream, proxy, tmp_path)
         upstream.on("/endless", answer)
         connection = here.connect()
         response = begin(connection, "/endless")
         assert response.read1(65536) == event(0)
-        assert proxy.stop() == 0
+        proxy.process.terminate()
+        if how == "at a second signal":
+            until(lambda: not reachable(proxy))
+            proxy.process.terminate()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            response.read()
+        assert proxy.wait() == 0
         connection.close()
+        assert left.wait(PATIENCE)
         (stream,) = here.recorded.streams("/endless")
         assert here.recorded.body(stream.stream_id) == event(0)
-        assert here.recorded.outcome(stream.stream_id) is not None
-        assert not [line for line in proxy.said if "Traceback" in line]
+        assert here.recorded.outcome(stream.stream_id) == "lost"
+        assert not [line for line in proxy.said if "Traceback" in line or "ERROR" in line]
+        here.recorded.engine.dispose()
+
+
+def test_a_request_that_is_not_through_when_the_proxy_stops_is_lost(tmp_path: Path) -> None:
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "0", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        upstream.on("/uploading", lambda wire, asked: wire.left() and None, early=True)
+        connection = here.connect()
+        connection.putrequest("POST", "/uploading")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"half")
+        upstream.asked("/uploading")
+        assert proxy.stop() == 0
+        connection.close()
+        (stream,) = here.recorded.streams("/uploading")
+        assert stream.request_body is None
+        assert here.recorded.outcome(stream.stream_id) == "lost"
+        here.recorded.engine.dispose()
+
+
+def test_sigterm_does_not_wait_for_connections_that_are_idle(tmp_path: Path) -> None:
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "3600", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        here.recorded.engine.dispose()
+        upstream.on("/v1", lambda wire, asked: wire.whole(b"{}"))
+        connection = here.connect()
+        begin(connection, "/v1").read()
+        with socket.create_connection((proxy.host, proxy.port), PATIENCE) as silent:
+            assert proxy.stop() == 0
+            assert silent.recv(1) == b""
+        connection.close()
+
+
+def test_a_request_that_is_at_hand_when_the_proxy_stops_is_answered_and_the_last(tmp_path: Path) -> None:
+    go = threading.Event()
+
+    def answer(wire: Wire, asked: Asked) -> None:
+        assert go.wait(PATIENCE)
+        wire.whole(b"{}")
+
+    with Upstream() as upstream, ProxyProcess(upstream.origin, "--grace", "3600", db=tmp_path / "log.db") as proxy:
+        here = Setting(upstream, proxy, tmp_path)
+        upstream.on("/at-hand", answer)
+        connection = here.connect()
+        connection.request("POST", "/at-hand", body=b"{}")
+        upstream.asked("/at-hand")
+        proxy.process.terminate()
+        until(lambda: not reachable(proxy))
+        go.set()
+        response = connection.getresponse()
+        assert (response.read(), response.getheader("connection")) == (b"{}", "close")
+        connection.close()
+        assert proxy.wait() == 0
+        (stream,) = here.recorded.streams("/at-hand")
+        assert here.recorded.outcome(stream.stream_id) == "done"
         here.recorded.engine.dispose()
 
 
@@ -797,6 +850,15 @@ def test_a_bad_upstream_is_one_line_and_exit_2(tmp_path: Path) -> None:
     done = recorder("proxy", "--upstream", "http://host/v1", "--port", "0", db=tmp_path / "x.db")
     assert done.returncode == 2
     assert "--upstream" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_proxy_before_itself_is_one_line_and_exit_2(tmp_path: Path, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = recorder("proxy", "--upstream", f"http://{name}:{port}", "--port", str(port), db=tmp_path / "x.db")
+    assert done.returncode == 2
+    assert "itself" in one_line(done.stderr)
 
 
 def test_a_proxy_that_is_told_nothing_stays_on_this_machine(setting: Setting) -> None:

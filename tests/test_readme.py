@@ -54,6 +54,7 @@ def test_table_stands_in_the_readme(table: str) -> None:
 
 
 def test_settings_stand_in_the_readme() -> None:
-    settings = [parameter.envvar for parameter in cli.params if isinstance(parameter, click.Option) and parameter.envvar]
-    assert settings == ["RECORDER_DB"]
+    given = [*cli.params, *(parameter for _, command in commands() for parameter in command.params)]
+    settings = {str(parameter.envvar) for parameter in given if isinstance(parameter, click.Option) and parameter.envvar}
+    assert {"RECORDER_DB", "RECORDER_TOKEN"} <= settings
     assert all(f"`{setting}`" in README for setting in settings)

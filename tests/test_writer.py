@@ -18,6 +18,7 @@ from recorder.collect.streamid import new_stream_id
 from recorder.collect.writer import Recording, Writer
 from recorder.log import Stream
 from recorder.projections import runner
+from recorder.settings import Settings
 from tests.commands import until
 
 SSE = "text/event-stream"
@@ -105,7 +106,7 @@ def test_a_busy_writer_commits_many_events_at_once(engine: sa.Engine) -> None:
 def test_a_batch_is_bounded(engine: sa.Engine) -> None:
     """So that one commit holds the write lock for a moment only: 20 MB that wait are not one transaction."""
     with Writer(engine) as writer:
-        recording = begun(writer, "audio/mpeg")
+        recording = begun(writer, "application/x-binary")
         assert writer.flush(20)
         before = writer.commits
         with held(engine):
@@ -193,7 +194,7 @@ def test_nothing_waits_for_a_database_that_is_held(engine: sa.Engine) -> None:
 
 def test_a_full_queue_drops_and_says_so(engine: sa.Engine) -> None:
     """What is lost is counted in the stream and by the writer, and what is kept is a gap-free start and a clean go-on."""
-    with Writer(engine, queue_bytes=20_000) as writer:
+    with Writer(engine, Settings(queue_bytes=20_000)) as writer:
         recording = begun(writer)
         recording.chunk(event(0))
         assert writer.flush(20)
@@ -217,7 +218,7 @@ def test_a_full_queue_drops_and_says_so(engine: sa.Engine) -> None:
 @pytest.mark.parametrize("after", [b"event: e\ndata: after\n\n", b"id: 1\ndata: after\n\n", b"data: after\r\n\r\n"])
 def test_what_comes_after_lost_bytes_is_decoded_afresh(engine: sa.Engine, after: bytes) -> None:
     """Half an event before the gap is a tail; it does not spoil the event after it."""
-    with Writer(engine, queue_bytes=5_000) as writer:
+    with Writer(engine, Settings(queue_bytes=5_000)) as writer:
         recording = begun(writer)
         recording.chunk(b"data: half an event " + b"y" * 300)
         assert writer.flush(20)
@@ -232,7 +233,7 @@ def test_what_comes_after_lost_bytes_is_decoded_afresh(engine: sa.Engine, after:
 
 
 def test_lines_after_lost_bytes_are_lines_again(engine: sa.Engine) -> None:
-    with Writer(engine, queue_bytes=5_000) as writer:
+    with Writer(engine, Settings(queue_bytes=5_000)) as writer:
         recording = begun(writer, "application/x-ndjson")
         recording.chunk(b'{"half": "' + b"y" * 300)
         assert writer.flush(20)
@@ -246,7 +247,7 @@ def test_lines_after_lost_bytes_are_lines_again(engine: sa.Engine) -> None:
 
 
 def test_a_stream_that_ends_while_its_chunks_are_dropped_says_so(engine: sa.Engine) -> None:
-    with Writer(engine, queue_bytes=3_000) as writer:
+    with Writer(engine, Settings(queue_bytes=3_000)) as writer:
         recording = begun(writer)
         assert writer.flush(20)
         with held(engine):

@@ -9,11 +9,15 @@ with Upstream() as upstream:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import ssl
 import struct
+import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import BinaryIO, NamedTuple
 
 Headers = Iterable[tuple[str, str]]
@@ -42,10 +46,15 @@ class Wire:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self.reader = connection.makefile("rb")
         self.open = True
 
     def send(self, body: bytes) -> None:
         self._connection.sendall(body)
+
+    def receive(self, size: int) -> bytes:
+        """So many bytes of what comes next, as they are on the wire; fewer where it ends. For answers that are early."""
+        return self.reader.read(size)
 
     def head(self, status: int = 200, headers: Headers = (SSE,), reason: str = "Said") -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
@@ -83,10 +92,17 @@ class Wire:
         self._connection.close()
 
     def reset(self) -> None:
-        """Close it with a TCP reset."""
+        """Close it with a TCP reset, once what was sent has arrived: a reset discards what has not."""
         self.open = False
+        deadline = time.monotonic() + PATIENCE
+        while self._unacknowledged() and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.close()
+
+    def _unacknowledged(self) -> int:
+        """Bytes that the other side's kernel has not taken yet (Linux)."""
+        return int.from_bytes(fcntl.ioctl(self._connection.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def left(self, seconds: float = PATIENCE) -> bool:
         """Whether the other side closes the connection within so many seconds."""
@@ -103,14 +119,20 @@ Answer = Callable[[Wire, Asked], None]
 
 
 class Upstream:
-    """Listens on a free port of this machine, a thread for each connection. Use it as a context.
+    """Listens on a port of this machine, a free one by default; a thread for each connection. Use it as a context.
 
+    tls: what it speaks HTTP through, where it does not speak it in the clear.
+
+    otherwise: how to answer what on() says nothing about.
     Errors of answers are kept in `errors`; one that fails because the other side has left is none.
     """
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    def __init__(self, otherwise: Answer | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._otherwise = otherwise or _unknown
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self._answers: dict[str, Answer] = {}
+        self._early: set[str] = set()
         self._asked: list[Asked] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Condition()
@@ -132,9 +154,15 @@ class Upstream:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def on(self, path: str, answer: Answer) -> None:
-        """How to answer requests for this path (the target up to its `?`)."""
+    def on(self, path: str, answer: Answer, *, early: bool = False) -> None:
+        """How to answer requests for this path (the target up to its `?`). early: at their head, before their body is read."""
         self._answers[path] = answer
+        (self._early.add if early else self._early.discard)(path)
+
+    def count(self, path: str) -> int:
+        """How many requests for a path there have been."""
+        with self._lock:
+            return sum(asked.target.partition("?")[0] == path for asked in self._asked)
 
     def asked(self, path: str, number: int = 0) -> Asked:
         """The request of this number for a path; waits for it."""
@@ -161,15 +189,16 @@ class Upstream:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        wire = Wire(connection)
         try:
-            reader = connection.makefile("rb")
-            with reader:
-                while wire.open and (asked := _read(reader)) is not None:
+            if self._tls:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            wire = Wire(connection)
+            with wire.reader as reader:
+                while wire.open and (asked := _read(reader, self._early)) is not None:
                     with self._lock:
                         self._asked.append(asked)
                         self._lock.notify_all()
-                    answer = self._answers.get(asked.target.partition("?")[0], _unknown)
+                    answer = self._answers.get(asked.target.partition("?")[0], self._otherwise)
                     answer(wire, asked)
         except OSError:
             pass
@@ -185,8 +214,8 @@ def _unknown(wire: Wire, asked: Asked) -> None:
     wire.whole(b'{"error": {"message": "the test has no answer for this"}}', status=404)
 
 
-def _read(reader: BinaryIO) -> Asked | None:
-    """The next request of a connection, or None where it ended."""
+def _read(reader: BinaryIO, early: Container[str]) -> Asked | None:
+    """The next request of a connection, or None where it ended. early: the paths whose bodies are not read."""
     lines = []
     while (line := reader.readline()) not in (b"\r\n", b""):
         lines.append(line)
@@ -194,11 +223,13 @@ def _read(reader: BinaryIO) -> Asked | None:
         return None
     method, target, _ = lines[0].decode("latin-1").split(" ")
     pairs = (line.decode("latin-1").rstrip("\r\n").split(":", 1) for line in lines[1:])
-    headers = [(name, value.strip()) for name, value in pairs]
+    headers = [(name, value.strip(" \t")) for name, value in pairs]
     asked = Asked(b"".join(lines), method, target, headers, b"")
+    if target.partition("?")[0] in early:
+        return asked
     if asked.header("transfer-encoding") == ["chunked"]:
         body = b""
-        while size := int(reader.readline().split(b";")[0], 16):
+        while size := int(reader.readline().split(b";")[0] or b"0", 16):  # b"": the other side has left
             body += reader.read(size)
             reader.readline()
         reader.readline()

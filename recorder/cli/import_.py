@@ -8,8 +8,10 @@ import click
 
 from recorder.cli.opening import json_option, opened
 from recorder.cli.output import Progress, emit, note, table
-from recorder.cli.parameters import Finite
+from recorder.cli.parameters import Finite, configured
 from recorder.collect.import_ import find, import_paths
+from recorder.redaction.rules import Rules
+from recorder.settings import Settings
 
 
 @click.command("import")
@@ -20,16 +22,20 @@ from recorder.collect.import_ import find, import_paths
     metavar="EVENTS_PER_SECOND",
     help="Give events of files without timing this pace; without it all have offset 0.",
 )
+@configured
 @json_option
 @click.pass_obj
-def command(db: str, paths: tuple[str, ...], pace: float | None, as_json: bool) -> None:
+def command(db: str, paths: tuple[str, ...], pace: float | None, settings: Settings, as_json: bool) -> None:
     """Import .sse, .json, .events.jsonl and .recording.jsonl files, or all such files of a folder.
 
-    A sibling NAME.request.json {method, host, path, body} is taken along. Importing again adds nothing.
+    A sibling NAME.request.json {method, host, path, body} is taken along. Importing again adds nothing. Of the settings, `redact`
+    and `content` count here.
     """
     find(paths)  # a path that is wrong must not leave an empty database behind
     with opened(db, create=True) as engine, Progress("importing", "files") as progress:
-        rows = import_paths(engine, paths, pace, lambda path, done, total: progress.update(done, total, Path(path).name))
+        rows = import_paths(
+            engine, paths, pace, lambda path, done, total: progress.update(done, total, Path(path).name), Rules.of(settings)
+        )
     if as_json:
         emit([row._asdict() for row in rows])
         return

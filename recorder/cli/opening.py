@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import click
 import sqlalchemy as sa
 
-from recorder import database
-from recorder.cli.output import Progress, note
+from recorder import database, log
+from recorder.cli.output import Progress, counted, note
+from recorder.collect.lease import mark_lost
+from recorder.collect.streamid import new_stream_id
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 from recorder.projections import runner
 
@@ -31,8 +33,21 @@ def opened(url: str, *, create: bool = False, fresh: bool = False) -> Iterator[s
         engine.dispose()
 
 
+def check_writable(engine: sa.Engine) -> None:
+    """Write something and take it back: what cannot be recorded is to be said before anything is asked, not afterwards."""
+    with engine.connect() as connection:
+        connection = connection.execution_options(**database.WRITING)
+        with connection.begin() as transaction:
+            log.insert_streams(connection, [log.Stream(new_stream_id())])
+            transaction.rollback()
+
+
 def freshen(engine: sa.Engine) -> None:
-    """Project what is pending. Where that cannot be written, answers are as old as the read models: say how much."""
+    """End the streams whose recorder died, and project what is pending.
+
+    Where that cannot be written, answers are as old as the read models: say how much.
+    """
+    _mark_lost(engine)
     try:
         with Progress("catching up", "events", total=runner.behind(engine)) as progress:
             runner.catch_up(engine, progress.advance)
@@ -41,6 +56,18 @@ def freshen(engine: sa.Engine) -> None:
             raise
         missing = runner.behind(engine)
         note(f"the answer lacks the last {missing:,} events: {database.translated(error, database.shown(engine))}")
+
+
+def _mark_lost(engine: sa.Engine) -> None:
+    """Where it cannot be written, the streams stay open in the answer: unknown, which is true."""
+    try:
+        lost = mark_lost(engine)
+    except sa.exc.DBAPIError as error:
+        if database.is_about_data(error):
+            raise
+        return
+    if lost:
+        note(f"{counted(lost, 'stream')} of a recorder that died {'are' if lost > 1 else 'is'} marked as lost")
 
 
 def _existing(url: str, read_only: bool) -> sa.Engine:

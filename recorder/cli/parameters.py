@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -11,8 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from recorder.errors import UsageError
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from recorder.settings import VARIABLE, Settings, load
 
 _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -50,9 +50,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def listening(port: int) -> Callable[[Command], Command]:
-    """--host and --port of a server."""
+    """--host, --port and --token of a server; guarded() is to look at them."""
     host_option = click.option(
-        "--host", default="127.0.0.1", show_default=True, callback=_on_loopback, help="Address to listen on."
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address to listen on; beyond this machine (0.0.0.0 …) a token is needed.",
+    )
+    token_option = click.option(
+        "--token",
+        envvar="RECORDER_TOKEN",
+        show_envvar=True,
+        help="What every request must carry, in the header X-Recorder-Token.",
     )
     port_option = click.option(
         "--port",
@@ -61,7 +70,39 @@ def listening(port: int) -> Callable[[Command], Command]:
         show_default=True,
         help="Port to listen on; 0 takes a free one.",
     )
-    return lambda command: host_option(port_option(command))
+    return lambda command: host_option(port_option(token_option(command)))
+
+
+def guarded(host: str, token: str | None) -> str | None:
+    """The token that a server asks for, None where it needs none. Raises UsageError where it needs one and has none."""
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise UsageError("the token has characters that no header can carry; take letters and digits")
+    if not token and not _on_loopback(host):
+        raise UsageError(f"--host {host} lets other machines in: set a token for them to send, with --token or RECORDER_TOKEN")
+    return token or None
+
+
+class SettingsFile(click.ParamType[Settings]):
+    """A TOML file of settings."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Settings:
+        return load(value)
+
+
+def configured(command: Command) -> Command:
+    """--settings: what is redacted, left out or limited."""
+    option = click.option(
+        "--settings",
+        type=SettingsFile(),
+        envvar=VARIABLE,
+        show_envvar=True,
+        default=Settings,
+        metavar="FILE",
+        help="What is redacted, left out or limited: a TOML file.",
+    )
+    return option(command)
 
 
 def pacing(command: Command) -> Command:
@@ -81,7 +122,8 @@ def pacing(command: Command) -> Command:
     return speed_option(instant_option(max_gap_option(command)))
 
 
-def _on_loopback(context: click.Context, parameter: click.Parameter, host: str) -> str:
-    if host not in _LOOPBACK:
-        raise UsageError(f"--host {host}: recorder listens on this machine only ({', '.join(_LOOPBACK)})")
-    return host
+def _on_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

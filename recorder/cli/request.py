@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import click
 import httpx
@@ -13,11 +16,17 @@ from httpx_sse import EventSource, SSEError
 
 from recorder import jsontext
 from recorder.bodies import media_type
+from recorder.cli.opening import check_writable, opened
 from recorder.cli.output import counted, emit, event_line, note, say
+from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
+from recorder.settings import Settings
 
 _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2: of methods and names of headers
+_CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")  # what no header's value may hold
 
 
 @click.command("request")
@@ -26,35 +35,47 @@ _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long
 @click.option("-d", "--data", metavar="JSON|@FILE", help="The body: JSON, or a file's content; @- reads stdin.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME: VALUE", help="A header; may be given again.")
 @click.option("--session", metavar="LABEL", help="The label of the session that it belongs to.")
+@configured
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one an event.")
 @click.pass_obj
 def command(
-    db: str, method: str, url: str, data: str | None, headers: tuple[str, ...], session: str | None, as_json: bool
+    db: str,
+    method: str,
+    url: str,
+    data: str | None,
+    headers: tuple[str, ...],
+    session: str | None,
+    settings: Settings,
+    as_json: bool,
 ) -> int:
     """Send one request, show what comes as it comes, and record it. Exit 1 where the answer is an error, or breaks off.
 
-    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it.
+    An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it. Of the
+    settings, `sample` and `skip_paths` do not count here: what is asked for by name is recorded.
     """
+    if not _TOKEN.fullmatch(method):
+        raise UsageError(f"{method!r} is no method; write GET, POST …")
+    target = _url(url)
     body = _body(data)
     given = [_header(header) for header in headers]
     names = {name.lower() for name, _ in given}
-    if body is not None and "content-type" not in names:
-        given.append(("Content-Type", "application/json"))
-    if "accept" not in names:
-        given.append(("Accept", "text/event-stream, application/json;q=0.9, */*;q=0.5"))
-    transport = RecordingTransport(httpx.HTTPTransport(), db, session=session)
-    with httpx.Client(transport=transport, timeout=_TIMEOUT, trust_env=True) as client:
-        try:
-            request = client.build_request(method.upper(), url, content=body, headers=given)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-            raise UsageError(f"{url!r} cannot be asked: {error}") from None
+    if body is not None and b"content-type" not in names:
+        given.append((b"Content-Type", b"application/json"))
+    if b"accept" not in names:
+        given.append((b"Accept", b"text/event-stream, application/json;q=0.9, */*;q=0.5"))
+    way = _way_to(target)
+    with opened(db, create=True) as engine:
+        check_writable(engine)
+    chosen = settings.model_copy(update={"sample": 1.0, "skip_paths": ()})
+    with httpx.Client(transport=RecordingTransport(way, db, session=session, settings=chosen), timeout=_TIMEOUT) as client:
+        request = client.build_request(method.upper(), target, content=body, headers=given)
         began = time.perf_counter()
         try:
             response = client.send(request, stream=True)
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise UsageError(f"{url!r} cannot be asked: {error}; write http://HOST/PATH or https://HOST/PATH") from None
+        except httpx.LocalProtocolError as error:
+            raise UsageError(f"{url!r} cannot be asked so: {error}; the attempt is recorded") from None
         except httpx.HTTPError as error:
-            raise RecorderError(f"{request.url.host} did not answer: {_said(error)}; the attempt is recorded") from None
+            raise RecorderError(f"{target.host} did not answer: {_said(error)}; the attempt is recorded") from None
         stream_id = response.extensions.get("recorder.stream_id")
         try:
             count = _show(response, began, as_json)
@@ -98,28 +119,58 @@ def _event(offset_us: int, type: str, data: str, as_json: bool) -> None:
         say(event_line(offset_us, type, data))
 
 
+def _url(text: str) -> httpx.URL:
+    """A URL that can be asked."""
+    try:
+        url = httpx.URL(text)
+        url.host.encode("idna")  # as the resolver will
+        complete = url.scheme in ("http", "https") and url.host and 0 < (1 if url.port is None else url.port) < 65536
+    except (httpx.InvalidURL, ValueError) as error:
+        raise UsageError(f"{text!r} cannot be asked: {error}") from None
+    if not complete:
+        raise UsageError(f"{text!r} cannot be asked; write http://HOST/PATH or https://HOST/PATH")
+    return url
+
+
 def _body(data: str | None) -> bytes | None:
     if data is None:
         return None
     if data == "@-":
+        if sys.stdin is None:
+            raise UsageError("-d @- reads stdin, which is closed")
         return sys.stdin.buffer.read()
     if data.startswith("@"):
         try:
             return Path(data[1:]).read_bytes()
         except OSError as error:
             raise UsageError(f"-d {data}: {error.strerror}") from None
+    body = os.fsencode(data)  # the bytes that were typed
     try:
-        jsontext.loads(data)
+        jsontext.loads(body)
     except jsontext.JSONError:
         raise UsageError(f"-d {data[:60]!r} is no JSON; quote it for the shell, or name a file as @FILE") from None
-    return data.encode()
+    return body
 
 
-def _header(given: str) -> tuple[str, str]:
+def _header(given: str) -> tuple[bytes, bytes]:
     name, colon, value = given.partition(":")
-    if not colon or not name.strip():
-        raise UsageError(f"-H {given!r} is no header; write 'Name: value'")
-    return name.strip(), value.strip()
+    name, value = name.strip(), value.strip()
+    if not colon or not _TOKEN.fullmatch(name) or _CONTROL.search(value):
+        shown = name.split()[0] if name else ""  # what follows may be a secret
+        raise UsageError(f"-H {shown!r} is no header; write 'Name: value'")
+    return name.encode(), os.fsencode(value)
+
+
+def _way_to(url: httpx.URL) -> httpx.HTTPTransport:
+    """A transport that goes through the proxy of the environment where there is one for this URL."""
+    named = getproxies()
+    proxy = None if proxy_bypass(url.host) else named.get(url.scheme) or named.get("all")
+    if not proxy:
+        return httpx.HTTPTransport()
+    try:
+        return httpx.HTTPTransport(proxy=proxy if "://" in proxy else f"http://{proxy}")
+    except (httpx.InvalidURL, ValueError, ImportError) as error:
+        raise UsageError(f"the proxy that the environment names cannot be used: {error}") from None
 
 
 def _said(error: Exception) -> Any:

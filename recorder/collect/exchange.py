@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from recorder.collect import secrets
 from recorder.collect.streamid import new_stream_id
 from recorder.log import Stream
+from recorder.settings import REQUEST_BODY
 
 logger = logging.getLogger(__name__)
-
-BODY_LIMIT = 16 * 1024 * 1024
-"""Bytes of a request body from which on it is not stored."""
 
 SESSION_HEADER = "x-recorder-session"
 """The request header whose value labels the session; it is recorder's own and is not sent on."""
@@ -29,9 +27,11 @@ def begun(
     *,
     source: str,
     label: str | None = None,
+    limit: int = REQUEST_BODY,
 ) -> Stream:
     """The row of a stream whose request is sent now. headers, query and body are given as they are; secrets are removed here.
 
+    limit: bytes of a body from which on it is not stored.
     Never raises: a request that cannot be described is recorded all the same, by its method and host alone.
     """
     now = datetime.now(UTC)
@@ -39,7 +39,7 @@ def begun(
     try:
         named = {name.lower(): value for name, value in headers}
         encoded = named.get("content-encoding", "identity") not in ("", "identity")  # its secrets could not be seen
-        readable = body and not encoded and len(body) <= BODY_LIMIT
+        readable = body and not encoded and len(body) <= limit
         return bare._replace(
             path=path,
             query=secrets.query(query),

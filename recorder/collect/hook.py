@@ -16,11 +16,18 @@ from recorder.collect.tee import Observer
 from recorder.collect.transport import RecordingTransport
 from recorder.database import DEFAULT_URL
 from recorder.errors import UsageError
+from recorder.settings import Settings, load
 
 _CLOSE_SECONDS = 30.0
 
 
-def record(client: object, db: str | None = None, *, session: str | None = None) -> Hook:
+def record(
+    client: object,
+    db: str | None = None,
+    *,
+    session: str | None = None,
+    settings: Settings | str | os.PathLike[str] | None = None,
+) -> Hook:
     """Record all that a client receives from now on, until the hook that this returns is closed.
 
     client: a Client or AsyncClient of httpx or httpx2, or an SDK object that holds one (OpenAI, AsyncOpenAI, Anthropic …).
@@ -28,6 +35,7 @@ def record(client: object, db: str | None = None, *, session: str | None = None)
     db: the database's URL; else RECORDER_DB, else sqlite:///recorder.db. A SQLite file is made where there is none.
     session: a label that makes one session of all that is recorded here. A request's own header X-Recorder-Session goes
     before; it is not sent on.
+    settings: what is redacted, left out or limited: Settings, or a file of them; else the file that RECORDER_SETTINGS names.
 
     The hook is a context, too (in a coroutine: `async with`, so that the event loop does not wait); leaving it, closing it and
     the end of the process wait until all is committed. A request that gets no response at all passes it unseen; a
@@ -35,17 +43,24 @@ def record(client: object, db: str | None = None, *, session: str | None = None)
 
     Raises UsageError for an object without such a client, or one that is recorded already, and DatabaseError.
     """
-    return Hook(client, db, session=session)
+    return Hook(client, db, session=session, settings=settings)
 
 
 class Hook:
     """A client that is recorded; record() makes it. `name`: the database, as messages name it."""
 
-    def __init__(self, client: object, db: str | None = None, *, session: str | None = None) -> None:
+    def __init__(
+        self,
+        client: object,
+        db: str | None = None,
+        *,
+        session: str | None = None,
+        settings: Settings | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._client = http_client_of(client)
         if recorded := _recorded_by(self._client):
             raise UsageError(f"this client is recorded already, into {recorded}; close that first")
-        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL)
+        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, load(settings))
         self._observer = Observer(self._shared, "hook", session)
         self._began: WeakKeyDictionary[Any, tuple[int, str | None]] = WeakKeyDictionary()
         self.name = self._shared.name
@@ -55,8 +70,11 @@ class Hook:
             "request": self._on_request_async if is_async else self._on_request,
             "response": self._on_response_async if is_async else self._on_response,
         }
-        for kind, hook in self._hooks.items():
-            self._client.event_hooks[kind].append(hook)
+        # After the hooks of the user's own that change a request, and before those that read a response, or raise for it.
+        # The lists are made anew, here and in close(): a request that is under way may be going through them.
+        hooks = self._client.event_hooks
+        hooks["request"] = [*hooks["request"], self._hooks["request"]]
+        hooks["response"] = [self._hooks["response"], *hooks["response"]]
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was recorded so far is committed; whether it was in time (seconds)."""
@@ -68,8 +86,8 @@ class Hook:
             return
         self.closed = True
         for kind, hook in self._hooks.items():
-            installed = self._client.event_hooks.get(kind, [])
-            installed[:] = [other for other in installed if other != hook]
+            hooks = self._client.event_hooks
+            hooks[kind] = [other for other in hooks.get(kind, []) if other != hook]
         self._shared.flush(_CLOSE_SECONDS)
         sharing.release(self._shared)
 
@@ -93,6 +111,8 @@ class Hook:
         self._began[request] = time.perf_counter_ns(), self._observer.label(request)
 
     def _on_response(self, response: Any) -> None:
+        if self.closed:
+            return
         began_ns, label = self._began.pop(response.request, (time.perf_counter_ns(), None))
         self._observer.respond(response, self._observer.begin(response.request, label, began_ns))
 

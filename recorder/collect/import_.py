@@ -20,11 +20,14 @@ from recorder import database, jsontext, log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
 from recorder.collect import secrets
 from recorder.collect.outcome import Ending
+from recorder.collect.screen import redacted
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import ImportFailed
 from recorder.log import Row, Stream
 from recorder.recording import read_recording
-from recorder.sse import Frame, SSEDecoder, is_system
+from recorder.redaction.redactor import Redactor
+from recorder.redaction.rules import Rules
+from recorder.sse import Frame, SSEDecoder, encode, is_system
 
 KINDS = (".sse", ".events.jsonl", ".recording.jsonl", ".json")
 REQUEST = ".request.json"
@@ -58,10 +61,12 @@ def import_paths(
     paths: Iterable[str],
     pace: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    rules: Rules | None = None,
 ) -> list[Imported]:
     """Import files, and the files in folders, in order; a row for each.
 
     pace: events a second that a file without timing is given. progress: called with (path, files done, files in all).
+    rules: what is redacted before it is stored.
     Raises ImportFailed for a path that cannot be taken, before anything is imported.
     """
     files = find(paths)
@@ -71,9 +76,11 @@ def import_paths(
         if progress:
             progress(str(path), number, len(files))
         if path.name.endswith(".recording.jsonl"):
-            rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in read_recording(path)]
+            read = read_recording(path)
+            shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
+            rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
         else:
-            rows.append(Imported(str(path), *taker.take(*read_file(path, pace))))
+            rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
     taker.flush()
     return rows
 
@@ -97,20 +104,21 @@ def find(paths: Iterable[str]) -> list[Path]:
     return found
 
 
-def read_file(path: Path, pace: float | None = None) -> tuple[Stream, Iterator[Frame]]:
-    """The stream of a `.sse`, `.events.jsonl` or `.json` file, and its frames."""
+def read_file(path: Path, pace: float | None = None, rules: Rules | None = None) -> tuple[Stream, Iterable[Frame]]:
+    """The stream of a `.sse`, `.events.jsonl` or `.json` file, and its frames.
+
+    Its id is a hash of what is stored: a hash of what was redacted would tell a short secret to whoever tries all.
+    """
     body = _read(path)
     kind = next(kind for kind in KINDS if path.name.endswith(kind))
     beside = path.with_name(path.name.removesuffix(kind) + REQUEST)
     request, request_body = _request(beside) if beside.exists() else (RequestFile(), b"")
-    created = _CREATED.search(body)
-    created_at = int(created[1]) if created else 0
     method, host, path_and_query = request.method or "", request.host or "", request.path or ""
     target, _, query = path_and_query.partition("?")
     head = f"{method} {host} {path_and_query}".encode()
     frames_as = b"" if kind == ".sse" else kind.encode()  # the same bytes under another ending are other events
     stream = Stream(
-        stream_id=derived_stream_id(created_at, head, request_body, body, frames_as),
+        stream_id="",
         method=method,
         host=host,
         path=target,
@@ -118,10 +126,26 @@ def read_file(path: Path, pace: float | None = None) -> tuple[Stream, Iterator[F
         request_headers=(),
         request_body=request_body or None,
         source=f"import {path.name}",
-        started_at=datetime.fromtimestamp(created_at, UTC),
         recorded_at=datetime.now(UTC),
     )
-    return stream, _frames(kind, body, pace)
+    frames: Iterable[Frame] = _frames(kind, body, pace)
+    if rules is not None:
+        stream, frames = _redacted(rules, stream, frames)
+        head = f"{method} {host} {stream.path}?{stream.query}".encode()
+        request_body, body = (
+            stream.request_body or b"",
+            b"".join(encode(*frame[:2]) if frame.raw is None else frame.raw for frame in frames),
+        )
+    created = _CREATED.search(body)
+    created_at = int(created[1]) if created else 0
+    stream_id = derived_stream_id(created_at, head, request_body, body, frames_as)
+    return stream._replace(stream_id=stream_id, started_at=datetime.fromtimestamp(created_at, UTC)), frames
+
+
+def _redacted(rules: Rules, stream: Stream, frames: Iterable[Frame]) -> tuple[Stream, list[Frame]]:
+    redactor = Redactor(rules)
+    found = redactor.feed(frames)
+    return redacted(rules, stream), [*found, *redactor.finish()]
 
 
 def _frames(kind: str, body: bytes, pace: float | None) -> Iterator[Frame]:

@@ -1,65 +1,55 @@
-"""The recording proxy: an ASGI application in front of one upstream that passes everything through and records it.
+"""The recording proxy: it stands before one upstream, passes everything through, and records it.
 
-The upstream is fixed, so a request can name no other. Bodies are relayed as they come, in both directions, unbuffered; the
-tee sees each chunk after it was forwarded (with strict durability: before). The upstream is asked for an unencoded body
-(`Accept-Encoding: identity`): an LLM's stream is rarely compressed, and readable events are worth more than its bytes; what
-is encoded all the same passes through untouched, and is decoded for the log alone.
+The upstream is fixed, so a request can name no other. Each client's connection has one of its own to the upstream: the two are
+opened, kept and closed together, so a client meets what it would meet without the proxy, down to how a connection ends: closed
+where the upstream closed its, reset where it reset it, and closed without a response where it could not be reached. Bodies go
+on as they come, in both directions, and no faster than the other side takes them; the tee sees each chunk after it was
+forwarded (with strict durability: before).
+
+What differs from the client's own request: the Host is the upstream's; headers that are meant for one connection stay behind
+(RFC 9110, 7.6.1), and recorder's own; and the upstream is asked for an unencoded body (`Accept-Encoding: identity`), for an
+LLM's stream is rarely compressed, and readable events are worth more than its bytes. What is encoded all the same passes
+untouched, and is decoded for the log alone. No Via or Forwarded is added, though a gateway is to add a Via (RFC 9110, 7.6.3):
+upstreams decide by it (some compress no more, or close), and the client is to meet what it would meet without the proxy.
+
+What begins with `/-/` is the proxy's own and is not passed on; anything else is. Where the upstream takes up another protocol
+(WebSocket), that passes both ways, unrecorded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from recorder import jsontext
-from recorder.collect import exchange, secrets
-from recorder.collect.writer import Recording, Writer
-from recorder.errors import UsageError
-from recorder.log import Stream
+from recorder.collect import exchange, gate, http1
+from recorder.collect.connection import Client, Connection
+from recorder.collect.http1 import Request, RequestReader
+from recorder.collect.metrics import CONTENT_TYPE, Metrics
+from recorder.collect.origin import Origin
+from recorder.collect.relay import Exchange, Terms
+from recorder.collect.writer import Writer
 
 logger = logging.getLogger(__name__)
-
-STRICT_SECONDS = 1.0
-"""With strict durability, how long a chunk may wait for its commit."""
 
 DRAIN_SECONDS = 1.0
 """How long the rest of a stream is read on after its client left behind [DONE] (which SDKs do)."""
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+IDLE_SECONDS = 3600.0
+"""How long a connection may be idle. Its two ends know better, and close it when they like: this is for ends that are gone."""
 
-_HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""RFC 9110, 7.6.1: for one connection only, with what the Connection header names beside."""
+OWN = b"/-/"
+"""What the paths of the proxy's own pages begin with."""
 
-_NOT_FORWARDED = _HOP_BY_HOP | {"host", "accept-encoding", "content-length", "expect"}
+_JSON = b"application/json"
 
 
 class Proxy:
-    """The ASGI application. Its lifespan opens the client; the caller owns the writer.
+    """Attends to connections of clients; the caller owns the writer.
 
     upstream: scheme, host and port, no path: path and query are forwarded as they come.
     session_header: the request header whose value labels a session; it is not passed on. session: the label without one.
+    token: what a request must carry (gate.py), but for /-/health.
     """
 
     def __init__(
@@ -70,262 +60,145 @@ class Proxy:
         strict: bool = False,
         session_header: str = exchange.SESSION_HEADER,
         session: str | None = None,
+        token: str | None = None,
     ) -> None:
-        self.origin = _origin(upstream)
-        self.host = urlsplit(self.origin).netloc.rpartition("@")[2]
-        self._writer = writer
-        self._strict = strict
-        self._session_header = session_header.lower()
-        self._session = session
-        self._client: aiohttp.ClientSession | None = None
+        origin = Origin(upstream)
+        self.host = origin.host
+        self.leads_to = origin.is_at
+        self._terms = Terms(origin, writer, strict, session_header.lower(), session)
+        self._token = token
+        self._metrics = Metrics(writer)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-        elif scope["type"] == "http":
-            await self._relay(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=30)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            read_bufsize=256 * 1024,
-            max_line_size=65536,
-            max_field_size=65536,
-        ) as self._client:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert self._client is not None
-        headers = [(name.decode("latin-1"), _header_text(value)) for name, value in scope["headers"]]
-        body = _RequestBody(receive)
-        whole = await body.head(headers)
-        if body.left:
-            return
-        recording = self._writer.begin(self._stream(scope, headers, whole))
-        call = asyncio.create_task(self._forward(scope, headers, body, whole, recording, send))
-        gone = asyncio.create_task(body.disconnected())
+    async def attend(self, client: Client) -> None:
+        """Answer a client's requests, one after the other, until its connection ends."""
+        line = _Line(client, self._terms.origin)
         try:
-            await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                if recording.ending.done:
-                    await asyncio.wait({call}, timeout=DRAIN_SECONDS)
-                call.cancel()
-                recording.end("client_closed")
-            await asyncio.gather(call, return_exceptions=True)
-            if not call.cancelled() and (error := call.exception()) is not None:
-                logger.error("a request failed in the proxy: %r", error)
+            await self._serve(line)
+        except Exception:
+            logger.exception("a connection failed in the proxy")
         finally:
-            call.cancel()
-            gone.cancel()
-            recording.end("client_closed")
+            line.close()
 
-    async def _forward(
-        self,
-        scope: Scope,
-        headers: list[tuple[str, str]],
-        body: _RequestBody,
-        whole: bytes | None,
-        recording: Recording,
-        send: Send,
-    ) -> None:
-        assert self._client is not None
-        url = URL(
-            self.origin
-            + scope["raw_path"].decode("latin-1")
-            + ("?" + query if (query := scope["query_string"].decode("latin-1")) else ""),
-            encoded=True,
-        )
-        data: bytes | AsyncIterator[bytes] | None = whole if whole is not None else body.chunks()
+    async def _serve(self, line: _Line) -> None:
         try:
-            response = await self._client.request(
-                scope["method"],
-                url,
-                headers=self._upstream_headers(headers, whole),
-                data=data or None,
-                allow_redirects=False,
-            )
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            recording.end("client_closed" if body.left else "no_response", _said(error))
-            await _bad_gateway(send, f"recorder could not reach {self.host}: {_said(error)}")
-            return
+            while (request := await line.next()) is not None:
+                if not await self._answer(line, request):
+                    return
+        except http1.Malformed as error:
+            await _refuse(line.client, b"400 Bad Request", f"the request is no HTTP: {error}", "bad_request")
+
+    async def _answer(self, line: _Line, request: Request) -> bool:
+        """Answer a request; whether the connection goes on. Raises Malformed."""
+        target = http1.origin_form(request.target)
+        if target is None:
+            what = f"{request.method.decode()} {request.target.decode('latin-1')}"
+            return await _refuse(line.client, b"501 Not Implemented", f"{what}: this proxy has one upstream", "bad_target")
+        own = target.partition(b"?")[0] if target.startswith(OWN) else None
+        if own == b"/-/health":
+            healthy, body = self._metrics.health()
+            return await _tell(line.client, request, b"200 OK" if healthy else b"503 Service Unavailable", _JSON, body)
+        if not gate.admitted(self._token, request.headers, b"proxy-authorization"):
+            body = gate.refusal("Proxy-Authorization")
+            return await _tell(line.client, request, b"401 Unauthorized", _JSON, body, b"%b: %b" % gate.REALM)
+        if own == b"/-/metrics":
+            return await _tell(line.client, request, b"200 OK", CONTENT_TYPE, self._metrics.text())
+        if own is not None:
+            body = gate.error("the recorder has no such page; it has /-/health and /-/metrics", "not_found")
+            return await _tell(line.client, request, b"404 Not Found", _JSON, body)
+        return await self._relay(line, request, target)
+
+    async def _relay(self, line: _Line, request: Request, target: bytes) -> bool:
+        """Pass a request on, and its response back, for as long as the client stays."""
+        passing = Exchange(self._terms, line, request, target)
+        work = asyncio.create_task(passing.run())
         try:
-            await self._respond(response, recording, send)
+            ends: set[asyncio.Future[Any]] = {work, line.client.lost}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            if passing.record.done:
+                await asyncio.wait({work}, timeout=DRAIN_SECONDS)
+            passing.record.end("client_closed")
+            return False
         finally:
-            response.close()
-
-    async def _respond(self, response: aiohttp.ClientResponse, recording: Recording, send: Send) -> None:
-        raw = [(name.lower(), value) for name, value in response.raw_headers]
-        named = {token.strip().lower() for name, value in raw if name == b"connection" for token in value.split(b",")}
-        dropped = {name.encode() for name in _HOP_BY_HOP} | named
-        if response.status == 304:
-            dropped.add(b"content-length")  # of what is not sent: the server would wait for it
-        passed = [(name, value) for name, value in raw if name not in dropped]
-        text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
-        kept = secrets.headers(text, secrets.RESPONSE_HEADERS)
-        recording.response(response.status, kept, response.headers.get("content-type"), response.headers.get("content-encoding"))
-        await send({"type": "http.response.start", "status": response.status, "headers": passed})
-        closed, detail = "eof", None
-        try:
-            async for chunk in _chunks(response.content):
-                if self._strict:
-                    await self._committed(recording, chunk)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                else:
-                    arrived_us = recording.now()
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    recording.chunk(chunk, arrived_us)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            closed, detail = "cut", _said(error)
-        recording.end(closed, detail)
-        if closed == "eof":  # else the server closes the connection without an end, as the upstream did
-            await send({"type": "http.response.body", "body": b""})
-
-    async def _committed(self, recording: Recording, chunk: bytes) -> None:
-        """Record a chunk and wait until it is on disk, for STRICT_SECONDS at the most."""
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
-
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop may be gone by then
-                loop.call_soon_threadsafe(done.set)
-
-        recording.chunk(chunk)
-        self._writer.after_commit(tell)
-        try:
-            await asyncio.wait_for(done.wait(), STRICT_SECONDS)
-        except TimeoutError:
-            recording.gap(f"forwarded before it was committed: no commit for {STRICT_SECONDS:g} s")
-
-    def _stream(self, scope: Scope, headers: list[tuple[str, str]], body: bytes | None) -> Stream:
-        return exchange.begun(
-            scope["method"],
-            self.host,
-            scope["raw_path"].decode("latin-1"),
-            scope["query_string"].decode("latin-1"),
-            headers,
-            body,
-            source="proxy",
-            label=next((value for name, value in headers if name.lower() == self._session_header), None) or self._session,
-        )
-
-    def _upstream_headers(self, headers: list[tuple[str, str]], whole: bytes | None) -> CIMultiDict[str]:
-        named = {token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")}
-        dropped = _NOT_FORWARDED | named | {self._session_header}
-        passed = CIMultiDict((name, value) for name, value in headers if name.lower() not in dropped)
-        passed["Accept-Encoding"] = "identity"
-        if whole is None and (length := next((value for name, value in headers if name.lower() == "content-length"), None)):
-            passed["Content-Length"] = length
-        elif whole == b"" and any(name.lower() == "content-length" for name, _ in headers):
-            passed["Content-Length"] = "0"
-        return passed
+            if not passing.record.ended:  # the server stops, and waits no longer; or the proxy failed
+                if passing.unbounded:
+                    line.client.break_off()  # else the client would take what it has got for the whole
+                passing.record.end("lost", "the recorder was stopped while this stream was open")
+            if not work.done():
+                line.leave()
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
 
 
-class _RequestBody:
-    """The request's body, whole where it is small enough to be recorded, else streamed on as it comes."""
+class _Line:
+    """A client's connection, and the upstream's that goes with it."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._first = b""
-        self._over = False
-        self.left = False
-        self._read = asyncio.Event()
+    def __init__(self, client: Client, origin: Origin) -> None:
+        self.client = client
+        self.requests = RequestReader()
+        self._origin = origin
+        self._upstream: Connection | None = None
 
-    async def head(self, headers: list[tuple[str, str]]) -> bytes | None:
-        """The whole body, or None where it is too large: then chunks() has it."""
-        held = bytearray()
-        length = next((value for name, value in headers if name.lower() == "content-length"), "0")
-        if length.isdigit() and int(length) > exchange.BODY_LIMIT:
-            return None
-        while not self._over:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.left = True
-                return b""
-            held += message.get("body", b"")
-            self._over = not message.get("more_body", False)
-            if len(held) > exchange.BODY_LIMIT and not self._over:
-                self._first = bytes(held)
+    async def next(self) -> Request | None:
+        """The next request of the connection, once its head is there. Raises Malformed."""
+        client, requests = self.client, self.requests
+        while not requests.requests:
+            if requests.malformed:
+                raise requests.malformed
+            client.idle = requests.idle
+            if client.idle and (client.leaving or (self._upstream is not None and self._upstream.ended)):
                 return None
-        self._read.set()
-        return bytes(held)
+            patience = asyncio.get_running_loop().call_later(IDLE_SECONDS, client.abort)
+            try:
+                data = await client.read()
+            finally:
+                patience.cancel()
+                client.idle = False
+            if not data:
+                return None
+            requests.feed(data)
+        return requests.requests.popleft()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        if self._first:
-            yield self._first
-        while not self._over:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self.left = True
-                raise ConnectionResetError("the client left while sending its request")
-            self._over = not message.get("more_body", False)
-            if message.get("body"):
-                yield message["body"]
-        self._read.set()
+    async def connected(self) -> tuple[Connection, bool]:
+        """The connection to the upstream, and whether it was used before. Raises OSError."""
+        upstream = self._upstream
+        if upstream is not None and not upstream.ended and not upstream.holds:
+            return upstream, True
+        self.leave()
+        self._upstream = upstream = await self._origin.connect()
+        upstream.lost.add_done_callback(self._upstream_left)
+        return upstream, False
 
-    async def disconnected(self) -> None:
-        """Returns when the client is gone."""
-        await self._read.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def leave(self) -> None:
+        """Close the upstream's connection."""
+        if self._upstream is not None:
+            self._upstream.abort()
 
+    def close(self) -> None:
+        """Close both; what is on its way to a client that is being closed still goes out."""
+        self.leave()
+        if not self.client.transport.is_closing():
+            self.client.close()
 
-def _header_text(value: bytes) -> str:
-    """A header's value such that aiohttp, which writes UTF-8, sends the same bytes on wherever they are UTF-8."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
-async def _bad_gateway(send: Send, message: str) -> None:
-    error = {"message": message, "type": "upstream_error", "param": None, "code": "no_response"}
-    body = jsontext.dumps({"error": error}).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 502,
-            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+    def _upstream_left(self, lost: asyncio.Future[None]) -> None:
+        """The upstream closed an idle connection: so does the proxy, for a client knows how to deal with that."""
+        if self.client.idle and self._upstream is not None and self._upstream.lost is lost:
+            self.client.close()
 
 
-async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """What arrived, as it arrived; also what had arrived before the connection broke, which aiohttp would keep to itself."""
-    try:
-        async for chunk in content.iter_any():
-            yield chunk
-    except (TimeoutError, aiohttp.ClientError, OSError):
-        if rest := content._read_nowait(-1):
-            yield rest
-        raise
+async def _tell(client: Client, request: Request, status: bytes, content_type: bytes, body: bytes, *headers: bytes) -> bool:
+    """Answer with a page of our own; whether the connection goes on."""
+    going_on = request.complete and request.keep_alive and not request.upgrade and not client.leaving
+    head_only = request.method == b"HEAD"
+    client.write(http1.answer(status, body, content_type, *headers, close=not going_on, head_only=head_only))
+    await client.drained()
+    if not going_on:
+        await client.finish()
+    return going_on
 
 
-def _said(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the upstream closed the connection before the response was complete"
-    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
-
-
-def _origin(upstream: str) -> str:
-    parts = urlsplit(upstream if "//" in upstream else f"https://{upstream}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--upstream {upstream!r} is no origin; write scheme, host and port: https://api.openai.com")
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if port == -1:
-        raise UsageError(f"--upstream {upstream!r} has no port that exists; write a number up to 65535")
-    if parts.path not in ("", "/") or parts.query:
-        raise UsageError(f"--upstream {upstream!r} has a path; give the origin only, the client's own path is forwarded")
-    return f"{parts.scheme}://{parts.netloc}"
+async def _refuse(client: Client, status: bytes, message: str, code: str) -> bool:
+    client.write(http1.answer(status, gate.error(message, code), _JSON, close=True))
+    await client.finish()
+    return False

@@ -1,6 +1,7 @@
-"""Running an ASGI application on a socket: in the main thread until a signal says stop, or in a thread of its own.
+"""Serving on a socket: in the main thread until a signal says stop, or in a thread of its own.
 
-Beside what ASGI says of a request, its scope has `recorder.connection`: an object for each connection, with its `transport`.
+What serves is an ASGI application, or an Attendant, which gets each connection as it is. Beside what ASGI says of a request, its
+scope has `recorder.connection`: an object for each connection, with its `transport`.
 """
 
 from __future__ import annotations
@@ -8,23 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from recorder.collect.connection import Client
 from recorder.errors import RecorderError
 
-GRACE_SECONDS = 10
+GRACE_SECONDS = 10.0
 """How long open streams may go on after SIGTERM."""
 
 SWITCH_SECONDS = 0.0005
 """How long the writer thread may keep the interpreter from the event loop: the default of 5 ms would be seen as delay."""
+
+
+@runtime_checkable
+class Attendant(Protocol):
+    async def attend(self, client: Client) -> None:
+        """Serve a connection until it ends; cancelled where the server can wait no longer."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -37,17 +49,26 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(app: Any, listener: socket.socket, ready: Callable[[], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; streams that are open then may go on for GRACE_SECONDS."""
+def address(host: str, listener: socket.socket) -> str:
+    """The URL at which a listener on this host is reached."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}"
+
+
+def serve(
+    app: Any, listener: socket.socket, ready: Callable[[], None] | None = None, grace_seconds: float = GRACE_SECONDS
+) -> None:
+    """Serve until SIGTERM or SIGINT; streams that are open then may go on for grace_seconds, or until a second signal."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    config = _config(app)
+    _allow_many_connections()
+    config = _config(app, timeout_graceful_shutdown=grace_seconds)
     server = _Server(config)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, ready))
 
 
 @contextlib.contextmanager
-def serving(app: Any, listener: socket.socket, grace_seconds: int = GRACE_SECONDS, **options: Any) -> Iterator[None]:
+def serving(app: Any, listener: socket.socket, grace_seconds: float = GRACE_SECONDS, **options: Any) -> Iterator[None]:
     """Serve from a thread of its own until the context is left; streams that are open then may go on for grace_seconds.
 
     A request that comes before the server is up waits in the listener's backlog. options: of uvicorn.Config.
@@ -63,17 +84,26 @@ def serving(app: Any, listener: socket.socket, grace_seconds: int = GRACE_SECOND
         thread.join()
 
 
+def _allow_many_connections() -> None:
+    """A stream takes two connections; the usual limit of 1,024 files, kept for programs that use select(), is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _config(app: Any, **options: Any) -> uvicorn.Config:
+    attended = isinstance(app, Attendant)
     return uvicorn.Config(
         app,
         **{
-            "http": _Protocol,
+            "http": partial(_Attended, app.attend) if attended else _Protocol,
             "log_config": None,
             "log_level": "critical",
             "access_log": False,
             "server_header": False,
             "date_header": False,
-            "lifespan": "on",
+            "lifespan": "off" if attended else "on",
             "interface": "asgi3",
             "ws": "none",
             "timeout_graceful_shutdown": GRACE_SECONDS,
@@ -89,6 +119,29 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["recorder.connection"] = self  # type: ignore[typeddict-unknown-key]
+
+
+class _Attended(Client):
+    """A connection that an Attendant serves, as uvicorn makes and counts them."""
+
+    def __init__(self, attend: Callable[[Client], Awaitable[None]], server_state: ServerState, **_: Any) -> None:
+        super().__init__()
+        self._attend = attend
+        self._state = server_state
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._state.connections.add(self)  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(self._run())
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._state.connections.discard(self)
+        super().connection_lost(error)
+
+    async def _run(self) -> None:
+        await self._attend(self)
 
 
 async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], None] | None) -> None:
@@ -108,6 +161,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.ready and self.started:
             self.ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks to stop, the second to stop at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

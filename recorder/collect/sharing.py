@@ -1,8 +1,9 @@
-"""One writer a database in each process: shared by hooks and transports, safe across forks, flushed at exit.
+"""One writer a database (and settings) in each process: shared by hooks and transports, safe across forks, flushed at exit.
 
 A forked child inherits objects but no threads, and must not touch its parent's connections. So whatever was opened belongs to
 the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed. With
-SQLite that is not enough (database.py says why): there a writer lets go of its connection before its process forks.
+SQLite that is not enough (database.py says why), and a connection to a server would be shared: so each writer lets go of its
+connection before its process forks, also one that nobody uses any more and that is still closing.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import os
 import sys
 import threading
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 
 from recorder import database
 from recorder.collect.writer import Writer
+from recorder.errors import DatabaseError
+from recorder.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +32,11 @@ EXIT_SECONDS = 5.0
 class Shared:
     """The writer of one database, as long as someone uses it: acquire() gets it, release() gives it back."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self.url = url
+        self.settings = settings
         self.users = 0
-        self._engine = database.connect(_absolute(url))
+        self._engine = database.connect(url)
         self.name = database.shown(self._engine)
         self._engine.dispose()  # the schema is current; no connection is open that a fork could inherit
         self._writer: Writer | None = None
@@ -46,7 +51,8 @@ class Shared:
             if self._process != os.getpid():
                 self._leave_to_parent()
             if self._writer is None:
-                self._writer = Writer(self._engine)
+                self._writer = Writer(self._engine, self.settings)
+                _writers.add(self._writer)
                 self._writer.start()
                 _at_exit()
             return self._writer
@@ -65,17 +71,6 @@ class Shared:
             writer.close(timeout)
         self._engine.dispose()
 
-    def hold(self) -> bool:
-        """Before a fork: have the writer let go of a SQLite file. Whether it did, and is to resume()."""
-        if self._writer is None or self._process != os.getpid() or self._engine.dialect.name != "sqlite":
-            return False
-        self._writer.hold()
-        return True
-
-    def resume(self) -> None:
-        if self._writer is not None:
-            self._writer.resume()
-
     def _leave_to_parent(self) -> None:
         _parents.append((self._engine, self._writer))
         self._engine = _engine_like(self._engine)
@@ -83,18 +78,20 @@ class Shared:
         self._process = os.getpid()
 
 
-_shared: dict[str, Shared] = {}
+_shared: dict[tuple[str, Settings], Shared] = {}
+_writers: WeakSet[Writer] = WeakSet()  # of this process, those that are still closing among them
 _parents: list[tuple[sa.Engine, Writer | None]] = []  # kept from the garbage collector, which would close them
 _lock = threading.RLock()
 _exits: set[int] = set()  # processes that flush when they end
 
 
-def acquire(url: str) -> Shared:
-    """The writer of a database, made where this is its first user. Raises DatabaseError where the database cannot be opened."""
+def acquire(url: str, settings: Settings) -> Shared:
+    """The writer of a database by these settings, made where this is its first user. Raises DatabaseError."""
+    url = _absolute(url)
     with _lock:
-        shared = _shared.get(url)
+        shared = _shared.get((url, settings))
         if shared is None:
-            shared = _shared[url] = Shared(url)
+            shared = _shared[url, settings] = Shared(url, settings)
         shared.users += 1
         return shared
 
@@ -105,22 +102,22 @@ def release(shared: Shared) -> None:
         shared.users -= 1
         if shared.users > 0:
             return
-        if _shared.get(shared.url) is shared:
-            del _shared[shared.url]
+        if _shared.get((shared.url, shared.settings)) is shared:
+            del _shared[shared.url, shared.settings]
     shared.close()
 
 
 def _absolute(url: str) -> str:
     """A URL that names the same SQLite file wherever the process goes later: servers change their folder."""
-    prefix, separator, path = url.partition(":///")
-    if prefix != "sqlite" or not separator or not path or path == ":memory:":
-        return url
-    return f"sqlite:///{os.path.abspath(path)}"
+    if url in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise DatabaseError("a database in memory is gone with the process; name a file, as in sqlite:///recorder.db")
+    prefix, _, path = url.partition(":///")
+    return f"sqlite:///{os.path.abspath(path)}" if prefix == "sqlite" else url
 
 
 def _engine_like(inherited: sa.Engine) -> sa.Engine:
-    """An engine of this process on the same database."""
-    return database.engine(inherited.url.render_as_string(hide_password=False), create=False)
+    """An engine of this process on the same database; where its file was removed, the writer makes a new one."""
+    return database.engine(inherited.url.render_as_string(hide_password=False), create=True)
 
 
 def _at_exit() -> None:
@@ -142,17 +139,19 @@ def _close_all() -> None:
             logger.exception("%s could not be closed", shared.name)
 
 
-_held: list[Shared] = []  # while a fork is under way, which holds _lock
+_held: list[Writer] = []  # while a fork is under way, which holds _lock
 
 
 def _before_fork() -> None:
     _lock.acquire()
-    _held.extend(shared for shared in list(_shared.values()) if shared.hold())
+    for writer in list(_writers):
+        writer.hold()
+        _held.append(writer)
 
 
 def _after_fork_in_parent() -> None:
-    for shared in _held:
-        shared.resume()
+    for writer in _held:
+        writer.resume()
     _held.clear()
     _lock.release()
 
@@ -161,6 +160,7 @@ def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603 - the parent's is held
     _lock = threading.RLock()
     _held.clear()
+    _writers.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,8 @@ nothing and waits for nothing. SDKs break off at [DONE] and call close() first, 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from recorder.collect import exchange, secrets
@@ -18,6 +19,9 @@ from recorder.collect.writer import Recording
 logger = logging.getLogger(__name__)
 
 FAMILIES = ("httpx", "httpx2")
+
+_SESSION = "recorder.session"
+"""The extension of a request in which its label is kept."""
 
 
 class Observer:
@@ -29,18 +33,25 @@ class Observer:
         self._session = session
 
     def label(self, request: Any) -> str | None:
-        """The session's label, from recorder's own header (which is taken off the request), else as it was given."""
+        """The session's label, from recorder's own header (which is taken off the request), else as it was given.
+
+        What a client makes of a request (a redirect's next one, the same one with a login) takes its extensions along.
+        """
         try:
-            return request.headers.pop(exchange.SESSION_HEADER, None) or self._session
+            if own := request.headers.pop(exchange.SESSION_HEADER, None):
+                request.extensions[_SESSION] = own
+            return request.extensions.get(_SESSION) or self._session
         except Exception:
             logger.exception("a request's headers cannot be read")
             return self._session
 
     def begin(self, request: Any, label: str | None, began_ns: int) -> Recording | None:
-        """Begin to record the stream of a request; None where that fails, which is logged."""
+        """Begin to record the stream of a request; None where it is not to be recorded, or that fails, which is logged."""
         try:
             url = request.url
             path, _, query = url.raw_path.decode("latin-1").partition("?")
+            if self._shared.settings.skips_path(path):
+                return None
             stream = exchange.begun(
                 request.method,
                 url.netloc.decode("latin-1"),
@@ -50,6 +61,7 @@ class Observer:
                 _content(request),
                 source=self._source,
                 label=label,
+                limit=self._shared.settings.max_request_body,
             )
             return self._shared.writer.begin(stream, began_ns)
         except Exception:
@@ -75,8 +87,28 @@ class Observer:
             response.stream = tee_class(type(response.stream))(response.stream, recording)
         except Exception:
             logger.exception("a response is not recorded")
-            recording.gap("its response could not be observed")
-            recording.end("lost")
+            give_up(recording, "its response could not be observed")
+
+    def unanswered(self, recording: Recording | None, error: BaseException) -> None:
+        """Note that a request failed before it had a response."""
+        if recording is not None:
+            closed = how_it_closed(error)
+            end(recording, "no_response" if closed == "cut" else closed, error)
+
+
+def end(recording: Recording, closed: str, error: BaseException | None = None) -> None:
+    """End a recording, as of Recording.end, with what an error says. Never raises."""
+    try:
+        recording.end(closed, None if error is None or isinstance(error, GeneratorExit) else said(error))
+    except Exception:
+        logger.exception("the end of a stream is not recorded")
+
+
+def give_up(recording: Recording, reason: str) -> None:
+    """Record no more of a stream, whose recorder failed; the log says so if that works at least. Never raises."""
+    with suppress(Exception):
+        recording.gap(reason)
+    end(recording, "lost")
 
 
 def how_it_closed(error: BaseException) -> str:
@@ -89,19 +121,19 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
 
 
-_classes: dict[type, type] = {}
+_classes: dict[tuple[type, ...], type] = {}
 
 
 def tee_class(kind: type) -> type:
-    """The class of the tee for a stream of this class. Raises TypeError where that is of neither family."""
-    if kind in _classes:
-        return _classes[kind]
-    bases = [base for base in kind.__mro__ if base.__module__.partition(".")[0] in FAMILIES]
-    for name, tee in (("AsyncByteStream", _AsyncTee), ("SyncByteStream", _SyncTee)):
-        base = next((base for base in bases if base.__name__ == name), None)
-        if base is not None:
-            return _classes.setdefault(kind, type(tee.__name__.lstrip("_"), (tee, base), {}))
-    raise TypeError(f"{kind.__name__} is no byte stream of {' or '.join(FAMILIES)}")
+    """The class of the tee for a stream of this class: sync, async or both. Raises TypeError where it is of neither family."""
+    bases = {base.__name__: base for base in kind.__mro__ if base.__module__.partition(".")[0] in FAMILIES}
+    tees = [(tee, bases[name]) for name, tee in _TEES.items() if name in bases]
+    if not tees:
+        raise TypeError(f"{kind.__name__} is no byte stream of {' or '.join(FAMILIES)}")
+    parents = (*(tee for tee, _ in tees), *(base for _, base in tees))
+    if parents not in _classes:
+        _classes[parents] = type("Tee", parents, {})
+    return _classes[parents]
 
 
 class _Tee:
@@ -109,45 +141,58 @@ class _Tee:
         self._stream = stream
         self._recording = recording
 
-    def _failed(self, error: BaseException) -> None:
-        self._recording.end(how_it_closed(error), None if isinstance(error, GeneratorExit) else said(error))
+    def _give_up(self) -> Callable[[bytes], None]:
+        """What is to be called for the chunks that follow one with which the recorder failed."""
+        logger.exception("a stream is not recorded from here on")
+        give_up(self._recording, "what follows could not be recorded")
+        return _nothing
 
     def __del__(self) -> None:
-        self._recording.end("client_closed")  # nobody closed it, and nobody can any more
+        end(self._recording, "client_closed")  # nobody closed it, and nobody can any more
 
 
 class _SyncTee(_Tee):
     def __iter__(self) -> Iterator[bytes]:
-        chunk_arrived = self._recording.chunk
+        chunk_arrived: Callable[[bytes], None] = self._recording.chunk
         try:
             for chunk in self._stream:
-                chunk_arrived(chunk)
+                try:
+                    chunk_arrived(chunk)
+                except Exception:  # noqa: BLE001 - logged there
+                    chunk_arrived = self._give_up()
                 yield chunk
         except BaseException as error:
-            self._failed(error)
+            end(self._recording, how_it_closed(error), error)
             raise
-        self._recording.end("eof")
+        end(self._recording, "eof")
 
     def close(self) -> None:
-        self._recording.end("client_closed")
+        end(self._recording, "client_closed")
         self._stream.close()
 
 
 class _AsyncTee(_Tee):
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunk_arrived = self._recording.chunk
+        chunk_arrived: Callable[[bytes], None] = self._recording.chunk
         try:
             async for chunk in self._stream:
-                chunk_arrived(chunk)
+                try:
+                    chunk_arrived(chunk)
+                except Exception:  # noqa: BLE001 - logged there
+                    chunk_arrived = self._give_up()
                 yield chunk
         except BaseException as error:
-            self._failed(error)
+            end(self._recording, how_it_closed(error), error)
             raise
-        self._recording.end("eof")
+        end(self._recording, "eof")
 
     async def aclose(self) -> None:
-        self._recording.end("client_closed")
+        end(self._recording, "client_closed")
         await self._stream.aclose()
+
+
+def _nothing(chunk: bytes) -> None:
+    pass
 
 
 def _content(request: Any) -> bytes | None:
@@ -155,4 +200,10 @@ def _content(request: Any) -> bytes | None:
     try:
         return bytes(request.content)
     except Exception:  # noqa: BLE001 - RequestNotRead, of either family
-        return None
+        kind = type(request.stream)
+        whole = kind.__name__ == "ByteStream" and kind.__module__.partition(".")[0] in FAMILIES
+        return b"".join(request.stream) if whole else None  # a redirect's is whole, too, though nobody has read it
+
+
+_TEES = {"SyncByteStream": _SyncTee, "AsyncByteStream": _AsyncTee}
+"""By the class of a family that each stands in for."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 
 from recorder.collect import sharing
-from recorder.collect.tee import FAMILIES, Observer, how_it_closed, said
+from recorder.collect.tee import FAMILIES, Observer
+from recorder.collect.writer import Recording
 from recorder.database import DEFAULT_URL
+from recorder.settings import Settings, load
 
 if TYPE_CHECKING:
     # At run time no family is imported, and none is needed: a client asks of its transport only what stands below.
@@ -65,34 +67,40 @@ class RecordingTransport(Transport):
 
     transport: the one that does the work; by default the family's own HTTPTransport or AsyncHTTPTransport, as it is by itself
     (options of the client such as verify= or proxy= do not reach it: give a transport that was made with them).
-    db, session: as of record(). Closing it closes the wrapped one and waits until all is committed. Raises DatabaseError.
+    db, session, settings: as of record(). Closing it closes the wrapped one and waits until all is committed. Raises
+    DatabaseError, and UsageError for settings that are none.
     """
 
-    def __init__(self, transport: Any = None, db: str | None = None, *, session: str | None = None) -> None:
+    def __init__(
+        self,
+        transport: Any = None,
+        db: str | None = None,
+        *,
+        session: str | None = None,
+        settings: Settings | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._transport = transport
-        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL)
+        self._shared = sharing.acquire(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, load(settings))
         self._observer = Observer(self._shared, "transport", session)
         self.name = self._shared.name
         self.closed = False
 
     def handle_request(self, request: Any) -> Any:
-        began_ns = time.perf_counter_ns()
-        recording = self._observer.begin(request, self._observer.label(request), began_ns)
+        recording = self._begin(request)
         try:
             response = self._of(request, "HTTPTransport").handle_request(request)
         except BaseException as error:
-            self._unanswered(recording, error)
+            self._observer.unanswered(recording, error)
             raise
         self._observer.respond(response, recording)
         return response
 
     async def handle_async_request(self, request: Any) -> Any:
-        began_ns = time.perf_counter_ns()
-        recording = self._observer.begin(request, self._observer.label(request), began_ns)
+        recording = self._begin(request)
         try:
             response = await self._of(request, "AsyncHTTPTransport").handle_async_request(request)
         except BaseException as error:
-            self._unanswered(recording, error)
+            self._observer.unanswered(recording, error)
             raise
         self._observer.respond(response, recording)
         return response
@@ -111,16 +119,16 @@ class RecordingTransport(Transport):
             await self._transport.aclose()
         await anyio.to_thread.run_sync(self._release)  # it waits for the database, and the event loop must not
 
+    def _begin(self, request: Any) -> Recording | None:
+        """Begin to record; not after it was closed, when another client may still use it."""
+        began_ns, label = time.perf_counter_ns(), self._observer.label(request)
+        return None if self.closed else self._observer.begin(request, label, began_ns)
+
     def _of(self, request: Any, default: str) -> Any:
         """The wrapped transport; the family's default where none was given."""
         if self._transport is None:
             self._transport = getattr(family_of(request), default)()
         return self._transport
-
-    def _unanswered(self, recording: Any, error: BaseException) -> None:
-        if recording is not None:
-            closed = how_it_closed(error)
-            recording.end("no_response" if closed == "cut" else closed, said(error))
 
     def _release(self) -> None:
         if not self.closed:

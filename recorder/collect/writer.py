@@ -2,53 +2,78 @@
 
 A tee calls Recording.chunk() and goes on: that is a put on a queue, never a wait on a database and never an exception. The
 thread takes whatever is queued, decodes it, appends it in one transaction, and takes what has come meanwhile: an idle
-recorder commits each event at once, a busy one large batches. While the database fails, the batch is kept and tried again;
-when the queue is then full, chunks are dropped and counted, and a `$gap` says how many as soon as writing works again.
+recorder commits each event at once, a busy one large batches.
+
+Nothing ends the thread, and nothing is lost without being said. While the database fails, what is due is kept and tried again;
+when the queue is then full, chunks are dropped and counted, and a `$gap` says how many as soon as writing works again. A stream
+whose events cannot be stored, be it for what is in them or for a bug in recorder, loses them alone: a `$gap` says that, too, and
+the others go on. A database file that was removed is said once; the streams go on in a new one, each with a `$gap` for what
+stood in the other. Where another recorder took this one for dead (lease.py) and ended its streams, they go on after that end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from bisect import bisect_left
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from recorder import database, log
-from recorder.bodies import BodyDecoder, Decoder, decoder_for
-from recorder.collect.encoding import Decode, decode_for, is_encoded
+from recorder import database, jsontext, log
+from recorder.collect.allowance import Allowance, limit_of
+from recorder.collect.decoding import KEPT, Closed, Decoding, Lost, Response, Said, Whole, gap, one_line
+from recorder.collect.file import File
+from recorder.collect.lease import RENEW_SECONDS, Lease, mark_lost
 from recorder.collect.outcome import Ending
+from recorder.collect.screen import Screen, Screens
+from recorder.collect.streamid import new_stream_id
+from recorder.errors import AppendConflict, DatabaseError
 from recorder.log import Row, Stream
-from recorder.sse import Frame
+from recorder.settings import Settings
+from recorder.sse import Frame, chunks, is_system
 
 logger = logging.getLogger(__name__)
 
-QUEUE_BYTES = 64 * 1024 * 1024
-"""Bytes of chunks that may wait for the database before chunks are dropped."""
-
 BATCH_BYTES = 1024 * 1024
-"""Bytes of chunks that one transaction takes at the most."""
+"""Bytes of bodies that one transaction takes at the most."""
+
+BATCH_ENTRIES = 20_000
 
 LOCKED_SECONDS = 2
 """How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
 
+COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the classes in which commits are counted by how long they took; there is one more class above them."""
+
 _RETRY_SECONDS = 0.2
-_CHUNK_COST = 200  # bytes of memory of a queue entry beside its chunk
+_OWED_SECONDS = 1.0  # until what could not be stored for a bug is tried again where nothing else comes
+_ENTRY_COST = 200  # bytes of memory of a queue entry beside its chunk
+_STREAM_COST = 2000  # of the entry that begins a stream, beside the request's body
 
-_NOTHING = {"chunks": 0, "bytes": 0}  # lost, of a `$gap` that only says something
+_FULL = "queue full"
+_MANY = 5  # failures of the thread in a row after which it gives up what it has at hand
 
-_OPEN, _RESPONSE, _CHUNK, _GAP, _END, _SYNC = range(6)
+_never_raising = contextlib.suppress(Exception)
+
+Result = TypeVar("Result")
 
 
 class _Entry(NamedTuple):
-    kind: int
+    """What was said of a stream; of its beginning None; of no stream a call that is to be made."""
+
     recording: Recording | None
     offset_us: int
-    value: Any
+    said: Said | Callable[[], None] | None
+    cost: int
 
 
 class Recording:
@@ -57,30 +82,55 @@ class Recording:
     __slots__ = (
         "_began",
         "_dropped",
+        "_heard",
         "_last_us",
+        "_response",
+        "_within",
         "_writer",
         "closed",
-        "decode",
-        "decoder",
-        "ending",
+        "decoding",
+        "epoch",
+        "fresh",
+        "given_up",
+        "head",
+        "kept",
         "position",
-        "status",
+        "prefix",
+        "screen",
+        "stored",
         "stream",
+        "strict",
+        "unwanted",
     )
 
-    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None) -> None:
+    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> None:
         self._writer = writer
         self._began = time.perf_counter_ns() if began_ns is None else began_ns
         self._last_us = 0
         self._dropped = [0, 0]  # chunks, bytes
+        self._heard = False  # whether the writer knows of it; not while the queue is full
+        self._response: Response | None = None  # where that is to be said as soon as it does
+        self._within: Allowance | None = None  # of its body, where that has a limit
         self.stream = stream
+        self.strict = strict
         self.closed = False
+        self.unwanted = False  # whether it turned out not to be recorded
         # Below: the writer thread's alone.
+        self.screen: Screen | None = None
+        self.decoding = Decoding()
+        self.head: Frame | None = None  # its `$response` as it was stored
         self.position = 0
-        self.decode: Decode = bytes
-        self.decoder: Decoder | None = None
-        self.ending = Ending()
-        self.status: int | None = None
+        self.stored = False  # its row in streams
+        self.epoch = 0  # of the file that position and stored are about
+        self.prefix: list[Frame] = []  # what is to be said before anything else
+        self.fresh = [0, 0]  # chunks and bytes that are not stored yet
+        self.kept = [0, 0]  # those that are
+        self.given_up = False
+
+    @property
+    def ending(self) -> Ending:
+        """The marks that stand in the stream so far."""
+        return self.decoding.ending
 
     def response(
         self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, content_encoding: str | None = None
@@ -89,24 +139,41 @@ class Recording:
 
         content_encoding: how the chunks that follow are encoded; where it is known, they are decoded for the log.
         """
-        self._writer._put(_Entry(_RESPONSE, self, self.now(), (status, headers, content_type, content_encoding)), 0)
+        with _never_raising:
+            limit = limit_of(self._writer.settings, content_type, status)
+            self._within = Allowance(limit) if limit else None
+            said = Response(status, headers, content_type, content_encoding, limit)
+            if self._heard or self._begin():
+                self._writer._put(self, self.now(), said)
+            else:
+                self._response = said
 
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
-        if self.closed:
+        if self.closed or self.unwanted or not (body := self._within.take(body) if self._within else body):
             return
-        now = self.now() if arrived_us is None else arrived_us
-        if self._writer.full(len(body)):
-            self._dropped[0] += 1
-            self._dropped[1] += len(body)
-            self._writer.dropped_bytes += len(body)
-            return
-        self._tell_dropped(now)
-        self._writer._put(_Entry(_CHUNK, self, now, body), len(body))
+        try:
+            now = self.now() if arrived_us is None else arrived_us
+            if self._writer.full(len(body)) or not (self._heard or self._begin()):
+                self._drop(len(body))
+                return
+            if self._dropped[0]:
+                self._tell_dropped(now)
+            self._writer._put(self, now, body, len(body))
+        except Exception:  # noqa: BLE001 - no memory is left: the application's stream goes on
+            self._drop(len(body))
 
     def gap(self, reason: str) -> None:
         """Something to be said about this place in the stream though no byte is missing."""
-        self._writer._put(_Entry(_GAP, self, self.now(), {**_NOTHING, "reason": reason}), 0)
+        with _never_raising:
+            if self._heard and not self._writer.full(0):
+                self._writer._put(self, self.now(), Lost(0, 0, reason))
+
+    def whole(self) -> None:
+        """The body is through, if not the stream: what is held back of it, since more might come, can be stored."""
+        with _never_raising:
+            if self._heard:
+                self._writer._put(self, self.now(), Whole())
 
     def end(self, closed: str, detail: str | None = None) -> None:
         """The stream is over, with what was said of it. Only the first call counts.
@@ -116,10 +183,20 @@ class Recording:
         if self.closed:
             return
         self.closed = True
-        self._writer.open.discard(self)
-        now = self.now()
-        self._tell_dropped(now)
-        self._writer._put(_Entry(_END, self, now, (closed, detail)), 0)
+        with _never_raising:
+            self._writer.open.discard(self)
+            if not (self._heard or self._begin()):
+                self._writer._unheard(*self._dropped)
+                return
+            now = self.now()
+            self._tell_dropped(now)
+            if self._within is not None and self._within.bytes:
+                self._writer._put(self, now, Lost(self._within.chunks, self._within.bytes, self._within.reason))
+            self._writer._put(self, now, Closed(closed, detail))
+
+    def at_ns(self, offset_us: int) -> int:
+        """When that was, by time.perf_counter_ns."""
+        return self._began + offset_us * 1000
 
     def now(self) -> int:
         """µs since the stream began, later than any before: two chunks need two offsets to stay two."""
@@ -127,36 +204,89 @@ class Recording:
         self._last_us = now
         return now
 
+    def _begin(self) -> bool:
+        """Tell the writer of the stream, where there is room for that; whether there was."""
+        writer, body = self._writer, self.stream.request_body or b""
+        if writer.full(_STREAM_COST + len(body)):
+            if not body or writer.full(_STREAM_COST):
+                return False
+            self.stream = self.stream._replace(request_body=None)
+            writer._overflows(len(body))
+        self._heard = True
+        writer._put(self, 0, None, _STREAM_COST + len(self.stream.request_body or b""))
+        if len(body) and self.stream.request_body is None:
+            writer._put(self, 0, Lost(0, 0, f"{_FULL}: the request's body of {len(body)} bytes is not recorded"))
+        if self._response is not None:
+            writer._put(self, self.now(), self._response)
+        return True
+
+    def _drop(self, size: int) -> None:
+        self._dropped[0] += 1
+        self._dropped[1] += size
+        self._writer._overflows(size)
+
     def _tell_dropped(self, now: int) -> None:
         """Say what could not be queued before, now that something can be."""
-        chunks, size = self._dropped
-        if chunks:
-            self._writer._put(_Entry(_GAP, self, now, {"chunks": chunks, "bytes": size, "reason": "queue full"}), 0)
+        dropped, size = self._dropped
+        if dropped:
+            self._writer._put(self, now, Lost(dropped, size, _FULL))
             self._dropped = [0, 0]
 
 
 class Writer:
     """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
 
-    open: the streams that have not ended yet. errors: failed transactions so far. dropped_bytes: lost so far.
+    open: the streams that have not ended yet. failing_since: when writing began to fail, None while it does not.
+    Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
+    gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS); faults
+    (of recorder itself), streams that were left out (not sampled), given up (what came of them later is not in the log) and
+    those that are missing (not in it at all), files_lost (removed while they were written) and leases_lost (taken by another).
     """
 
-    def __init__(self, engine: sa.Engine, queue_bytes: int = QUEUE_BYTES) -> None:
+    def __init__(self, engine: sa.Engine, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
         self.open: set[Recording] = set()
+        self.failing_since: datetime | None = None
         self.errors = 0
+        self.faults = 0
         self.dropped_bytes = 0
+        self.given_up = 0
+        self.left_out = 0
+        self.missing = 0
+        self.files_lost = 0
+        self.leases_lost = 0
         self.commits = 0
+        self.events = 0
+        self.bytes = 0
+        self.gaps: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.slowest_commit_us = 0
+        self.commit_seconds = 0.0
+        self.commit_times = [0] * (len(COMMIT_SECONDS) + 1)
         self._engine = engine
+        self._file = File(engine)
+        self._epoch = 0  # how often another file took its place
+        self._lease = Lease()
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
-        self._queue_bytes = queue_bytes
+        self._queue_bytes = self.settings.queue_bytes
+        self._screens = Screens(self.settings)
         self._queued = 0
         self._taken = 0
-        self._lost: set[str] = set()  # streams that were given up
+        self._entries: deque[_Entry] = deque()  # taken from the queue and not looked at yet
+        self._due: dict[Recording, list[Frame]] = {}  # decoded and not stored yet
+        self._upkeep_at = 0.0  # time.monotonic
+        self._retry_at: float | None = None
+        self._unsaid = [0, 0, 0]  # streams, chunks and bytes that are not in the log at all, and nothing there says so yet
+        self._unsaid_lock = threading.Lock()
         self._connection: sa.Connection | None = None
         self._turn = threading.Lock()  # held while the connection is in use
         self._closing = False
-        self._failing = False
+        self._last = self._ended = False  # whether the thread has all that there is, and is through
+        self._broken = 0  # steps of it in a row that failed
+        self._oldest_ns: int | None = None  # when what is being committed first was queued
+        self._said_dropping = self._said_shedding = False  # whether that was logged, since it began
+        self._overflow = 0  # bytes that came while the queue was full, since something was stored last
+        self._storing = ""  # what a transaction is about to store
         self._thread = threading.Thread(target=self._run, name="recorder-writer", daemon=True)
 
     def __enter__(self) -> Writer:
@@ -170,16 +300,23 @@ class Writer:
         """Start the thread: as a context does."""
         self._thread.start()
 
-    def begin(self, stream: Stream, began_ns: int | None = None) -> Recording:
-        """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now."""
-        recording = Recording(self, stream, began_ns)
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
+        """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now.
+
+        strict: nothing that could be committed is held back.
+        """
+        recording = Recording(self, stream, began_ns, strict=strict)
+        if self._closing:
+            recording.closed = True
+            return recording
         self.open.add(recording)
-        self._put(_Entry(_OPEN, recording, 0, None), len(stream.request_body or b""))
+        with _never_raising:
+            recording._begin()
         return recording
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Have `call` called (in the writer's thread) once all that is queued now is committed."""
-        self._put(_Entry(_SYNC, None, 0, call), 0)
+        self._put(None, 0, call)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that is queued now is committed; whether it was in time (seconds)."""
@@ -200,77 +337,239 @@ class Writer:
         self._queue.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.error("the database did not take %d bytes that were recorded last: they are lost", self._queued - self._taken)
+            logger.error("the database did not take %d bytes that were recorded last: they are lost", self.waiting_bytes)
 
     def hold(self) -> None:
         """Let go of the connection and use none until resume(): after the transaction that is under way now."""
         self._turn.acquire()
-        self._disconnect()
+        try:
+            self._disconnect()
+        except Exception:
+            logger.exception("a connection could not be closed")
 
     def resume(self) -> None:
         self._turn.release()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of memory that wait to be committed."""
+        return self._queued - self._taken
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the oldest of what waits has waited."""
+        oldest = self._oldest_ns
+        return 0.0 if oldest is None else max(0.0, (time.perf_counter_ns() - oldest) / 1e9)
+
     def full(self, size: int) -> bool:
         """Whether this many bytes more would be over what may wait."""
         waiting = self._queued - self._taken
-        return waiting > 0 and waiting + size + _CHUNK_COST > self._queue_bytes
+        return waiting > 0 and waiting + size + _ENTRY_COST > self._queue_bytes
 
-    def _put(self, entry: _Entry, size: int) -> None:
-        self._queued += size + _CHUNK_COST  # a lost update between threads would only bend the bound a little
-        self._queue.put(entry)
+    # The caller's side.
+
+    def _put(
+        self, recording: Recording | None, offset_us: int, said: Said | Callable[[], None] | None, size: int = _ENTRY_COST
+    ) -> None:
+        cost = size + _ENTRY_COST
+        self._queued += cost  # a lost update between threads would only bend the bound a little
+        self._queue.put(_Entry(recording, offset_us, said, cost))
+
+    def _overflows(self, size: int) -> None:
+        self.dropped_bytes += size
+        self._overflow += size
+
+    def _unheard(self, dropped: int, size: int) -> None:
+        """A stream ended before there was room to say that it began."""
+        with self._unsaid_lock:
+            self.missing += 1
+            for at, more in enumerate((1, dropped, size)):
+                self._unsaid[at] += more
+
+    # The thread.
 
     def _run(self) -> None:
-        ending = False
-        while not ending:
-            taken = [self._queue.get()]
-            size = 0
-            while size < BATCH_BYTES:
-                try:
-                    entry = self._queue.get_nowait()
-                except Empty:
-                    break
-                taken.append(entry)
-                size += _size(entry)
-            ending = taken[-1] is None
-            entries = [entry for entry in taken if entry is not None]
-            streams, batch = _decode(entries)
-            self._commit(streams, {stream_id: rows for stream_id, rows in batch.items() if stream_id not in self._lost})
-            self._taken += sum(_size(entry) + _CHUNK_COST for entry in entries)
-            for entry in entries:
-                if entry.kind == _SYNC:
-                    try:
-                        entry.value()
-                    except Exception:
-                        logger.exception("what was to be called after a commit failed")
+        while not self._ended:
+            try:
+                self._step()
+                self._broken = 0
+            except BaseException as error:  # noqa: BLE001 - the thread has nobody else: whatever it is, it goes on
+                self._go_on_after(error)
         with self._turn:
             self._disconnect()
 
-    def _commit(self, streams: list[Stream], batch: dict[str, list[Row]]) -> None:
-        """Append until it works. Only an end that cannot wait any longer (close) leaves it undone."""
-        if not streams and not batch:
+    def _step(self) -> None:
+        """Take what is queued, store it, and see to what is due by the clock."""
+        self._take()
+        self._oldest_ns = next((entry.recording.at_ns(entry.offset_us) for entry in self._entries if entry.recording), None)
+        cost = size = 0
+        calls = []
+        try:
+            while self._entries:
+                entry = self._entries.popleft()
+                cost += entry.cost
+                if entry.recording is not None:
+                    size += self._decode(entry.recording, entry)
+                else:
+                    calls.append(entry.said)
+            self._say_unheard()
+            self._store()
+            self.bytes += size
+        finally:
+            self._taken += cost
+            self._oldest_ns = None
+            for call in calls:
+                _call(call)
+        if self._last:
+            self._leave()
+        elif time.monotonic() >= self._upkeep_at:
+            self._upkeep()
+
+    def _take(self) -> None:
+        """Take from the queue as much as one transaction takes, or wait until something is due."""
+        until = self._upkeep_at if self._retry_at is None else min(self._upkeep_at, self._retry_at)
+        size = 0
+        try:
+            entry = self._queue.get(timeout=0 if self._last else max(0.0, until - time.monotonic()))
+            while entry is not None:
+                self._entries.append(entry)
+                size += entry.cost - _ENTRY_COST
+                if size >= BATCH_BYTES or len(self._entries) >= BATCH_ENTRIES:
+                    return
+                entry = self._queue.get_nowait()
+        except Empty:
             return
+        self._last = True
+
+    def _decode(self, recording: Recording, entry: _Entry) -> int:
+        """Put what an entry amounts to with what is due; how many bytes of a body it brought."""
+        said = entry.said
+        size = len(said) if isinstance(said, bytes) else len(recording.stream.request_body or b"") if said is None else 0
+        if recording.given_up:
+            self.dropped_bytes += size
+            return 0
+        if said is None:
+            recording.screen = self._screens.of(recording.stream, wait=not recording.strict)
+            recording.stream = recording.screen.stream if recording.screen else recording.stream
+        frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
+        if (screen := recording.screen) is not None:
+            frames = screen.feed(frames, last=isinstance(said, Closed))
+            recording.unwanted = screen.closed
+            if not screen.kept:
+                self.left_out += isinstance(said, Closed)
+                return 0
+        due = self._due.setdefault(recording, [])
+        if isinstance(said, bytes):
+            recording.fresh[0] += 1
+            recording.fresh[1] += size
+        due += frames
+        return size
+
+    def _say_unheard(self) -> None:
+        """What became of streams that are not in the log at all stands in one of its own."""
+        if not self._unsaid[0]:
+            return
+        with self._unsaid_lock:
+            (streams, lost, size), self._unsaid = self._unsaid, [0, 0, 0]
+        now = datetime.now(UTC)
+        recording = Recording(self, Stream(new_stream_id(), source="recorder", started_at=now, recorded_at=now))
+        said = Lost(lost, size, f"{_FULL}: {streams} streams are not recorded at all")
+        frames = recording.decoding.frames
+        self._due[recording] = [*frames(said, 0), *frames(Closed("lost", "the queue was full"), 0)]
+
+    def _store(self) -> None:
+        """Store what is due in one transaction; where something in it is refused, each stream by itself."""
+        due = self._due = {each: frames for each, frames in self._due.items() if frames or each.prefix or not each.stored}
+        self._retry_at = None
+        if not due:
+            return
+        several = len(due) > 1
+        refused = self._append(due)
+        if refused is None:
+            self._works()
+            return
+        stored = 0
+        for recording in list(due):
+            error = self._append({recording: due[recording]}) if several else refused
+            if error is not None and self._mended(recording, error):
+                error = self._append({recording: due[recording]})
+            if error is None:
+                stored += 1
+            elif recording in due:
+                self._shed(recording, error)
+        if stored:
+            self._works()
+        elif due:  # nothing at all can be stored: that is no fault of a stream's
+            self._fails(refused)
+            time.sleep(_RETRY_SECONDS)
+        self._retry_at = time.monotonic() + _OWED_SECONDS if due else None
+
+    def _append(self, due: dict[Recording, list[Frame]]) -> BaseException | None:
+        """Append this in one transaction; what refuses it, if something does."""
+        try:
+            self._outlast(lambda: self._transact(due))
+        except BaseException as error:  # noqa: BLE001 - a bug, too, costs what is at hand and no more
+            return error
+        return None
+
+    def _outlast(self, what: Callable[[], Result]) -> Result:
+        """Do it, again and again while the database fails. Raises what is no failure of the database."""
         while True:
             try:
-                began = time.perf_counter_ns()
-                with self._turn, self._transaction() as connection:
-                    log.insert_streams(connection, streams)
-                    log.append(connection, batch)
-                self.commits += 1
-                self.slowest_commit_us = max(self.slowest_commit_us, (time.perf_counter_ns() - began) // 1000)
-            except Exception as error:  # noqa: BLE001 - whatever fails here, the application's stream must not notice
+                return what()
+            except BaseException as error:
                 self.errors += 1
-                if not isinstance(error, sa.exc.DBAPIError) or database.is_about_data(error):
-                    self._commit_apart(streams, batch, error)
-                    return
-                if not self._failing:
-                    self._failing = True
-                    logger.error("the database fails, what is recorded waits in memory: %s", _one_line(error))  # noqa: TRY400
+                if not _is_outage(error):
+                    raise
+                if "no such table" in str(error):
+                    self._file.forget()
+                self._fails(error)
                 time.sleep(_RETRY_SECONDS)
-            else:
-                if self._failing:
-                    logger.warning("the database takes events again")
-                    self._failing = False
-                return
+
+    def _transact(self, due: dict[Recording, list[Frame]]) -> None:
+        began = time.perf_counter_ns()
+        with self._turn:
+            while True:
+                if self._file.changed:
+                    self._go_on_elsewhere()
+                with self._transaction() as connection:
+                    for recording in due:
+                        if recording.epoch != self._epoch:
+                            self._seat(connection, recording)
+                    self._storing = "requests"
+                    new = [recording.stream for recording in due if not recording.stored]
+                    taken = bool(new) and self._lease.hold(connection)
+                    log.insert_streams(connection, new, self._lease.writer_id)
+                    self._storing = "events"
+                    log.append(connection, {each.stream.stream_id: _rows(each, frames) for each, frames in due.items()})
+                if not self._file.changed:  # else this went to a file that is gone
+                    break
+        self._took_lease(taken)
+        self._committed((time.perf_counter_ns() - began) / 1e9, due)
+        for recording in list(due):
+            frames = self._due.pop(recording)
+            recording.position += len(recording.prefix) + len(frames)
+            recording.prefix = []
+            recording.stored = True
+            recording.kept = [before + more for before, more in zip(recording.kept, recording.fresh, strict=True)]
+            recording.fresh = [0, 0]
+
+    def _committed(self, seconds: float, due: dict[Recording, list[Frame]]) -> None:
+        """Count a commit, and what was in it."""
+        self.commits += 1
+        self.commit_seconds += seconds
+        self.commit_times[bisect_left(COMMIT_SECONDS, seconds)] += 1
+        self.slowest_commit_us = max(self.slowest_commit_us, int(seconds * 1e6))
+        for recording, frames in due.items():
+            for frame in chain(recording.prefix, frames):
+                if not is_system(frame.type):
+                    self.events += 1
+                elif frame.type == "$response":
+                    recording.head = frame
+                elif frame.type == "$gap":
+                    self.gaps[str(jsontext.object_of(frame.data).get("reason")).partition(":")[0]] += 1
+                elif frame.type == "$end":
+                    self.outcomes[str(log.outcome_of(frame.data))] += 1
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -278,6 +577,7 @@ class Writer:
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(**database.WRITING)
             database.wait_for_lock(self._connection, LOCKED_SECONDS)
+            self._file.opened()
         try:
             with self._connection.begin():
                 yield self._connection
@@ -286,92 +586,203 @@ class Writer:
             raise
 
     def _disconnect(self) -> None:
+        """Close the connection for good: the pool may be disposed of already, by a close that did not wait any longer."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            with contextlib.suppress(Exception):  # it is broken, and gone
+                if not connection.invalidated:
+                    connection.detach()
+                connection.close()
 
-    def _commit_apart(self, streams: list[Stream], batch: dict[str, list[Row]], error: Exception) -> None:
-        """Append each stream by itself, since one of them cannot be: that one is given up, and the others go on."""
-        ids = list(dict.fromkeys([*(stream.stream_id for stream in streams), *batch]))
-        if len(ids) > 1:
-            for stream_id in ids:
-                own = {stream_id: batch[stream_id]} if stream_id in batch else {}
-                self._commit([stream for stream in streams if stream.stream_id == stream_id], own)
+    # What is refused.
+
+    def _mended(self, recording: Recording, error: BaseException) -> bool:
+        """Whether something was done about what refused a stream, so that it may be tried again."""
+        if isinstance(error, AppendConflict):
+            try:
+                beyond = self._outlast(lambda: self._is_ended_by_another(recording))
+            except Exception as broken:  # noqa: BLE001
+                error, beyond = broken, False
+            if not beyond:
+                self._give_up(recording, error)
+                return False
+            recording.position += 1
+            reason = "taken for lost by another recorder: it goes on after the end that it was given"
+            recording.prefix = [gap(Lost(0, 0, reason), 0)]
+            return True
+        bare = recording.stream._replace(path="", query="", request_headers=(), request_body=None, session_label=None)
+        if self._storing == "requests" and _is_about_data(error) and recording.stream != bare:
+            recording.stream = bare
+            recording.prefix = [gap(Lost(0, 0, f"its request cannot be stored: {one_line(error)}"), 0)]
+            return True
+        return False
+
+    def _is_ended_by_another(self, recording: Recording) -> bool:
+        """Whether what stands in the way of a stream is the end that was put there by whoever took this writer for dead."""
+        with self._turn, self._transaction() as connection:
+            found = log.read(connection, recording.stream.stream_id, recording.position - 1, 2)
+        said = jsontext.object_of(found[0].data) if [event.type for event in found] == ["$end"] else {}
+        return said.get("closed") == "lost"
+
+    def _shed(self, recording: Recording, error: BaseException) -> None:
+        """Drop what is due of a stream but for what recorder itself says of it, and say how much that was."""
+        frames = self._due[recording]
+        kept = {frame.type: frame for frame in frames if frame.type in KEPT}
+        said = [jsontext.object_of(frame.data) for frame in frames if frame.type == "$gap"]
+        size = sum(recording.decoding.size(frame) for frame in frames if frame.type not in KEPT)
+        lost = recording.fresh[0]
+        if not self._said_shedding:
+            self._said_shedding = True
+            what = f"stream {recording.stream.stream_id}: what came of it last cannot be stored and is lost"
+            if _is_about_data(error):
+                logger.error("%s: %s", what, one_line(error))
+            else:
+                logger.error("%s: the recorder fails", what, exc_info=error)
+        self.faults += not _is_about_data(error)
+        if not size and _is_about_data(error):  # nor can what is said of it
+            self._give_up(recording, error)
             return
-        self._lost.update(ids)
-        logger.error("stream %s cannot be stored, what comes of it is lost: %s", ids[0], _one_line(error))
+        recording.fresh = [0, 0]
+        self.dropped_bytes += size
+        if size or said:
+            whole = Lost(lost + sum(each["chunks"] for each in said), size + sum(each["bytes"] for each in said), "")
+            kept["$gap"] = gap(whole._replace(reason=f"not stored: {one_line(error)}"), frames[-1].offset_us)
+        self._due[recording] = [kept[type] for type in ("$response", "$gap", "$end") if type in kept]
 
+    def _give_up(self, recording: Recording, error: BaseException) -> None:
+        """Nothing more of a stream can be stored."""
+        frames = self._due.pop(recording)
+        self.dropped_bytes += sum(recording.decoding.size(frame) for frame in frames)
+        recording.given_up = True
+        self.given_up += 1
+        logger.error("stream %s cannot be stored, what comes of it is lost: %s", recording.stream.stream_id, one_line(error))
 
-def _size(entry: _Entry | None) -> int:
-    if entry is None or entry.recording is None:
-        return 0
-    if entry.kind == _CHUNK:
-        return len(entry.value)
-    return len(entry.recording.stream.request_body or b"") if entry.kind == _OPEN else 0
+    def _go_on_after(self, error: BaseException) -> None:
+        """The thread itself failed: what is due stays due, but not for ever."""
+        self.faults += 1
+        self._broken += 1
+        with contextlib.suppress(Exception):
+            if self._broken == 1:
+                logger.error("the recorder fails", exc_info=error)
+            if self._broken > _MANY:
+                for recording in list(self._due):
+                    self._give_up(recording, error)
+                self._ended = self._last
+        time.sleep(_RETRY_SECONDS)
 
+    def _fails(self, error: BaseException) -> None:
+        """Nothing can be stored: say so once, and once that what comes is dropped."""
+        if self.failing_since is None:
+            self.failing_since = datetime.now(UTC)
+            logger.error("the database fails, what is recorded waits in memory: %s", one_line(error))
+        if not self._said_dropping and self._overflow:
+            self._said_dropping = True
+            logger.error("%d bytes wait for the database: what comes is not recorded until it takes them", self.waiting_bytes)
 
-def _decode(entries: list[_Entry]) -> tuple[list[Stream], dict[str, list[Row]]]:
-    """The streams that begin with these entries, and the rows that they amount to."""
-    streams: list[Stream] = []
-    batch: dict[str, list[Row]] = {}
-    for kind, recording, offset_us, value in entries:
-        if recording is None:
-            continue
-        if kind == _OPEN:
-            streams.append(recording.stream)
-            continue
+    def _works(self) -> None:
+        lost, self._overflow = self._overflow, 0
+        if self.failing_since is not None:
+            self.failing_since = None
+            logger.warning("the database takes events again%s", f"; {lost:,} bytes that came meanwhile are lost" if lost else "")
+        elif lost and not self._said_dropping:
+            logger.error("%d bytes came faster than the database takes them: they are lost", lost)
+        self._said_dropping = bool(lost)
+        self._said_shedding = bool(self._due)
+
+    # Other files, other recorders.
+
+    def _go_on_elsewhere(self) -> None:
+        """The database's file is not there any more: go on in the one that is, or in a new one."""
+        if self._connection is not None:  # it may have been moved: then what its journal holds belongs into it
+            with contextlib.suppress(Exception):
+                self._connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._disconnect()
+        self._file.renew()
+        self._epoch += 1
+        self._lease.taken = False
+        self.files_lost += 1
+        logger.error(
+            "the file %s was removed or replaced while it was written: what it held is not there any more, a new one is begun",
+            database.shown(self._engine),
+        )
+
+    def _seat(self, connection: sa.Connection, recording: Recording) -> None:
+        """Find out how far a stream is in another file than it was in before, and say what of it is not there."""
+        found = log.read(connection, recording.stream.stream_id) if recording.stored else []
+        if recording.stored and len(found) < recording.position:
+            there = list(chunks(log.wire(found)))
+            lost, size = recording.kept[0] - len(there), recording.kept[1] - sum(len(body) for _, body in there)
+            said = Lost(max(0, lost), max(0, size), "the database's file was removed or replaced: it had held this")
+            head = [recording.head] if recording.head is not None and not found else []
+            recording.prefix = [*head, gap(said, found[-1].offset_us if found else head[0].offset_us if head else 0)]
+            recording.position = len(found)
+            recording.stored = bool(found)
+        recording.epoch = self._epoch
+
+    def _took_lease(self, taken: bool) -> None:
+        """A transaction that took the lease, or found it standing, is through."""
+        if not taken:
+            return
+        if self._lease.taken:
+            self.leases_lost += 1
+            logger.error("another recorder took this one for dead, since its lease had not been renewed: it is taken anew")
+        self._lease.taken = True
+        self._upkeep_at = time.monotonic() + RENEW_SECONDS
+
+    def _upkeep(self) -> None:
+        """Renew the lease, and end the streams of writers that are dead: at the start, and every RENEW_SECONDS."""
         try:
-            frames = _frames(kind, recording, offset_us, value)
-        except Exception as error:
-            logger.exception("stream %s cannot be decoded any further", recording.stream.stream_id)
-            recording.decoder = None
-            frames = [log.system_frame("$gap", {**_NOTHING, "reason": f"not decoded: {error!r}"}, offset_us)]
-        if frames:
-            recording.ending.see(frames)
-            rows = batch.setdefault(recording.stream.stream_id, [])
-            stream_id, row, position = recording.stream.stream_id, log.row, recording.position
-            for frame in frames:
-                rows.append(row(stream_id, position, frame))
-                position += 1
-            recording.position = position
-    return streams, batch
+            with self._turn:
+                if self._file.changed:
+                    self._go_on_elsewhere()
+                if self._lease.taken:
+                    with self._transaction() as connection:
+                        taken = self._lease.renew(connection)
+                    self._took_lease(taken)
+                lost = mark_lost(self._engine)
+        except Exception as error:  # noqa: BLE001 - it is tried again
+            self._upkeep_at = time.monotonic() + _OWED_SECONDS
+            self.errors += 1
+            self._fails(error)
+            return
+        self._upkeep_at = time.monotonic() + RENEW_SECONDS
+        self._works()
+        if lost:
+            logger.warning("%d streams of a recorder that died are marked as lost", lost)
+
+    def _leave(self) -> None:
+        """All is stored that can be: give the lease back."""
+        self._ended = True
+        if self._due:
+            logger.error("%d streams lack their last events: they could not be stored", len(self._due))
+        if self._lease.taken:
+            try:
+                with self._turn, self._transaction() as connection:
+                    self._lease.give_back(connection)
+            except Exception as error:  # noqa: BLE001 - once this process is gone, the next writer does it
+                logger.warning("the lease could not be given back: %s", one_line(error))
 
 
-def _frames(kind: int, recording: Recording, offset_us: int, value: Any) -> list[Frame]:
-    """The frames that an entry completes."""
-    decoder = recording.decoder
-    if kind == _CHUNK:
-        return _chunk_frames(decoder, recording, offset_us, value) if decoder is not None else []
-    if kind == _RESPONSE:
-        recording.status, headers, content_type, content_encoding = value
-        decode = decode_for(content_encoding)
-        recording.decode = decode or bytes
-        recording.decoder = decoder_for(content_type, recording.status, encoded=decode is None)
-        said = {"status": recording.status, "headers": headers}
-        if decode is not None and is_encoded(content_encoding):
-            said["decoded"] = content_encoding
-        return [log.system_frame("$response", said, offset_us)]
-    if kind == _GAP:
-        # What comes after lost bytes does not go on with what was before.
-        before = decoder.finish() if value["bytes"] and decoder is not None else []
-        return [*before, log.system_frame("$gap", value, offset_us)]
-    left = decoder.finish() if decoder is not None else []
-    recording.ending.see(left)
-    outcome = recording.ending.of_connection(value[0], recording.status)
-    said = {"outcome": outcome, "closed": value[0], **({"detail": value[1]} if value[1] else {})}
-    return [*left, log.system_frame("$end", said, offset_us)]
+def _rows(recording: Recording, frames: list[Frame]) -> list[Row]:
+    row, stream_id, first = log.row, recording.stream.stream_id, recording.position
+    return [row(stream_id, position, frame) for position, frame in enumerate(chain(recording.prefix, frames), first)]
 
 
-def _chunk_frames(decoder: Decoder, recording: Recording, offset_us: int, chunk: bytes) -> list[Frame]:
-    """The frames that a chunk completes. From where it is not encoded as was said, the body is kept as it came."""
+def _call(call: object) -> None:
     try:
-        decoded = recording.decode(chunk)
-    except Exception as error:  # noqa: BLE001 - each coding's library has errors of its own
-        recording.decode, recording.decoder = bytes, BodyDecoder(join=False)
-        said = {**_NOTHING, "reason": f"not decoded from here on: {_one_line(error)}"}
-        return [*decoder.finish(), log.system_frame("$gap", said, offset_us), *recording.decoder.feed(chunk, offset_us)]
-    return decoder.feed(decoded, offset_us)
+        if callable(call):
+            call()
+    except Exception:
+        logger.exception("what was to be called after a commit failed")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _is_outage(error: BaseException) -> bool:
+    """Whether the database cannot be written at all now, whatever is written."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return not database.is_about_data(error)
+    return isinstance(error, (OSError, DatabaseError, sa.exc.TimeoutError))
+
+
+def _is_about_data(error: BaseException) -> bool:
+    """Whether what is written is what is refused: no bug, and no outage."""
+    return isinstance(error, (sa.exc.DBAPIError, UnicodeError))

@@ -121,7 +121,7 @@ def _merge_list(have: Any, entries: list[Any], streamed: frozenset[tuple[str, st
         if slot is None:
             slot = known[index] = {}
         merge(slot, entry, streamed, problem, key)
-        slot.setdefault("index", index)
+        slot["index"] = index
     return known
 
 

@@ -12,7 +12,7 @@ from recorder.collect import secrets
 from recorder.errors import RecorderError, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.sessions import session_streams
-from recorder.replay.match import Asked, Exchange, Library, exchange, first_difference
+from recorder.replay.match import Asked, Exchange, Library, exchange, first_difference, path_key, query_of
 from recorder.replay.playback import Playback
 
 _ROWS = 500  # requests, with their bodies, that are read at a time
@@ -27,7 +27,8 @@ def load(engine: sa.Engine, ids: Iterable[str] = (), *, strict: bool = False) ->
     given = list(ids)
     with database.read(engine) as connection:
         found = _streams_of(connection, given)
-        sessions = dict(connection.execute(sa.select(session_streams.c.stream_id, session_streams.c.session_id)).tuples().all())
+        known = connection.execute(sa.select(session_streams.c.stream_id, session_streams.c.session_id))
+        sessions = {row.stream_id: row.session_id for row in known}
         exchanges: list[Exchange] = []
         for at in range(0, len(found), _ROWS):
             some = found[at : at + _ROWS]
@@ -43,7 +44,7 @@ def load(engine: sa.Engine, ids: Iterable[str] = (), *, strict: bool = False) ->
     if not given and (rivals := next(made.rivals(), None)):
         one, other = (rival.session_id for rival in rivals)
         raise UsageError(
-            f"two sessions, {one} and {other}, answer the same {rivals[0].method} {rivals[0].target}: name the one to replay,"
+            f"two sessions, {one} and {other}, answer the same {' '.join(rivals[0].path)}: name the one to replay,"
             " or both, to have them answer in the order in which they were recorded"
         )
     return made
@@ -62,10 +63,11 @@ def playback(engine: sa.Engine, stream_id: str) -> Playback:
 
 def not_found(engine: sa.Engine, among: Library, request: Asked) -> dict[str, Any]:
     """The body of the 404 for a request that nothing answers, in the shape of the API's errors."""
-    message = f"recorder: no recording answers {request.method} {request.path}{'?' * bool(request.query)}{request.query}"
+    query = f"?{secrets.query(request.query)}" if request.query else ""
+    message = f"recorder: no recording answers {request.method} {request.path}{query}"
     if nearest := among.nearest(request):
-        message += f"; the nearest is {nearest.method} {nearest.target} of stream {nearest.stream_id}"
-        if nearest.path == (request.method.upper(), request.path):
+        message += f"; the nearest is {' '.join(nearest.path)} of stream {nearest.stream_id}"
+        if nearest.path == path_key(request):
             message += f", which differs: {_difference(engine, nearest, request)}"
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": "recording_not_found"}
     return {"error": error}
@@ -74,12 +76,12 @@ def not_found(engine: sa.Engine, among: Library, request: Asked) -> dict[str, An
 def _difference(engine: sa.Engine, nearest: Exchange, request: Asked) -> str:
     with database.read(engine) as connection:
         recorded = log.get_streams(connection, [nearest.stream_id])[nearest.stream_id]
-    if recorded.query != request.query:
-        return f"its query is {request.query!r}, recorded was {recorded.query!r}"
+    if query_of(recorded.query) != query_of(request.query):
+        return f"its query is {secrets.query(request.query)!r}, recorded was {recorded.query!r}"
     try:
         seen = jsontext.loads(secrets.body(request.body, request.content_type))
         return first_difference(jsontext.loads(recorded.request_body or b""), seen) or "in a way that JSON does not show"
-    except jsontext.JSONError:
+    except (jsontext.JSONError, RecursionError):
         return f"its body has {len(request.body)} bytes, recorded were {len(recorded.request_body or b'')}"
 
 

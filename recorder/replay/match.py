@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
 from weakref import WeakKeyDictionary
 
 from recorder import jsontext
@@ -26,6 +26,9 @@ _NEAREST_AMONG = 2000
 
 _IDLE = 1000
 """Clients that left off in the middle and may go on over another connection."""
+
+_LITERAL = "!$&'()*+,;=:@"
+"""What a path's segment holds as it is beside letters, digits and -._~ (RFC 3986, 3.3)."""
 
 
 class Asked(NamedTuple):
@@ -44,8 +47,6 @@ class Exchange(NamedTuple):
     number: int
     stream_id: str
     session_id: str
-    method: str
-    target: str
     exact: bytes
     path: tuple[str, str]
 
@@ -61,13 +62,20 @@ class Match(NamedTuple):
     exchange: Exchange
     rung: str
 
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What a response says of where it comes from."""
+        return [("x-recorder-stream", self.exchange.stream_id), ("x-recorder-match", self.rung)]
+
 
 def exchange(number: int, stream_id: str, session_id: str, asked: Asked) -> Exchange:
-    return Exchange(number, stream_id, session_id, asked.method, unquote(asked.path), exact_key(asked), path_key(asked))
+    return Exchange(number, stream_id, session_id, exact_key(asked), path_key(asked))
 
 
 def path_key(asked: Asked) -> tuple[str, str]:
-    return asked.method.upper(), unquote(asked.path)
+    """Method and path, percent-encoded where it must be and nowhere else: a %2F is no slash, a %41 is an A."""
+    segments = (quote(unquote_to_bytes(segment), _LITERAL) for segment in asked.path.split("/"))
+    return asked.method.upper(), "/".join(segments)
 
 
 def exact_key(asked: Asked) -> bytes:
@@ -88,15 +96,18 @@ def canonical(body: bytes, content_type: str | None = None) -> bytes:
     """A body such that bodies of the same JSON value are equal, with secrets taken out as they are when recorded."""
     bare = secrets.body(body, content_type)
     try:
-        return jsontext.dumps(_sorted(jsontext.loads(bare))).encode()
+        return jsontext.dumps(_normal(jsontext.loads(bare))).encode()
     except (jsontext.JSONError, RecursionError):
         return bare
 
 
-def _sorted(value: Any) -> Any:
+def _normal(value: Any) -> Any:
+    """A JSON value with its keys in order, and 1.0 as 1: JSON knows but one kind of number (RFC 8259, 6)."""
     if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(entry) for entry in value] if isinstance(value, list) else value
+        return {key: _normal(value[key]) for key in sorted(value)}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return [_normal(entry) for entry in value] if isinstance(value, list) else value
 
 
 class Library:
@@ -127,7 +138,7 @@ class Library:
         are told apart by nothing but their order.
         """
         for first, *same in self._exact.values():
-            if first.method.upper() not in SAFE_METHODS:
+            if first.path[0] not in SAFE_METHODS:
                 apart = (other for other in same if other.session_id != first.session_id)
                 yield from ((first, other) for other in apart if not (first.alone and other.alone))
 
@@ -188,6 +199,9 @@ class Places:
         self._by_connection: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
         self._idle: dict[Place, None] = {}  # by how long they have been so
 
+    def knows(self, connection: Any) -> bool:
+        return connection in self._by_connection
+
     def enter(self, asked: Asked, connection: Any, name: str | None = None) -> Place:
         """The place of the client that asks this; leave() it once the answer is given. connection: any object of its own."""
         if name is not None:
@@ -220,8 +234,9 @@ def first_difference(recorded: Any, seen: Any, at: str = "") -> str | None:
         for number, (one, other) in enumerate(zip(recorded, seen, strict=False)):
             if found := first_difference(one, other, f"{at}[{number}]"):
                 return found
-        return f"{at} has {len(seen)} entries, recorded were {len(recorded)}" if len(recorded) != len(seen) else None
-    same = recorded == seen and isinstance(recorded, bool) == isinstance(seen, bool)
+        unlike = len(recorded) != len(seen)
+        return f"{at or 'the body'} has {len(seen)} entries, recorded were {len(recorded)}" if unlike else None
+    same = jsontext.dumps(_normal(recorded)) == jsontext.dumps(_normal(seen))
     return None if same else f"{at or 'the body'} is {_short(seen)}, recorded was {_short(recorded)}"
 
 

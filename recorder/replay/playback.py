@@ -13,8 +13,12 @@ from recorder.sse import chunks
 _SSE = [("content-type", "text/event-stream")]
 """The headers of a body that was imported without any."""
 
-_WHOLE = frozenset({"done", "error", "http_error"})
+_WHOLE = frozenset({"done", "error"})
 """Outcomes that say that nothing more was to come, whoever closed the connection then."""
+
+
+Timed = tuple[float, bytes | None]
+"""(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
 
 
 class Playback:
@@ -36,15 +40,17 @@ class Playback:
         self._events = iter(recorded)
         self._head_us = self._end_us = 0
         first = next(self._events, None)
-        if first is None or (first.type == "$end" and self._ended(first)):
+        if first is None:
             self.status, self.closed = None, "no_response"
+        elif first.type == "$end" and self._ended(first):
+            self.status = None
         elif first.type == "$response":
             self._begun(jsontext.object_of(first.data))
             self._head_us = first.offset_us
         self._read = [] if first is None else [first]
 
-    def chunks(self) -> Iterator[tuple[float, bytes | None]]:
-        """(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
+    def chunks(self) -> Iterator[Timed]:
+        """The head, the chunks as they came, and the end."""
         if self.status is not None:
             yield self._head_us, b""
             yield from chunks(wire(self._watched()))
@@ -65,7 +71,7 @@ class Playback:
         self.headers = [(str(name), str(value)) for name, value in pairs if name not in gone] if isinstance(pairs, list) else []
 
     def _ended(self, end: Event) -> bool:
-        """Take in how it ended; whether that was without a response."""
+        """Take in how it ended; whether that was a connection's end, and not a file's."""
         said = jsontext.object_of(end.data)
         closed = said.get("closed", "eof")  # a file ends where it ends
         if closed not in ("eof", "cut", "no_response"):
@@ -74,4 +80,4 @@ class Playback:
             closed = "eof" if whole else "cut"
         self._end_us = end.offset_us
         self.closed, self.detail = closed, str(said.get("detail", ""))
-        return bool(closed == "no_response")
+        return "closed" in said

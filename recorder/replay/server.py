@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.replay import library
 from recorder.replay.match import Asked, Library, Match, Places
-from recorder.replay.playback import Playback
+from recorder.replay.playback import Playback, Timed
 from recorder.replay.timing import schedule
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,16 @@ BATCH = 256
 LINGER_SECONDS = 5.0
 """How long a connection that its recorded client left stays open after that: this client is to leave by itself, first."""
 
+SETTLE_TURNS = 10
+"""Turns of the event loop before a new connection is given its place: the client that opened it may have closed another just
+before, as SDKs do at [DONE], and the loop is to see that first."""
+
 _EARLY_SECONDS = 0.0005  # the loop's timers count in ms: what is this near is due
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Timed = tuple[float, bytes | None]
+Marked = tuple[float, bytes | None, bool]
 
 
 class Replayer:
@@ -66,39 +71,48 @@ class Replayer:
 
     async def _answer(self, scope: Scope, asked: Asked, receive: Receive, send: Send) -> None:
         named = next((value.decode("latin-1") for name, value in scope["headers"] if name == CLIENT_HEADER), None)
-        place = self._places.enter(asked, scope["recorder.connection"], named)
-        match = place.take(asked)
-        try:
+        connection = scope["recorder.connection"]
+        if named is None and not self._places.knows(connection):
+            for _ in range(SETTLE_TURNS):
+                await asyncio.sleep(0)
+        place = self._places.enter(asked, connection, named)
+        with ExitStack() as seat:
+            seat.callback(self._places.leave, place, named)
+            match = place.take(asked)
             if match is None:
+                seat.close()
                 self.unmatched += 1
-                body = await asyncio.to_thread(library.not_found, self._engine, self._exchanges, asked)
-                await _refuse(send, body)
+                await _refuse(send, await asyncio.to_thread(library.not_found, self._engine, self._exchanges, asked))
                 return
             self.served += 1
-            playing = asyncio.create_task(self._play(match, scope, send))
+            playing = asyncio.create_task(self._play(match, scope, send, seat.close))
             gone = asyncio.create_task(_disconnected(receive))
             try:
                 await asyncio.wait({playing, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if playing.done():
                     playing.result()
             finally:
+                seat.close()  # first of all: its client may be back over another connection already
                 for task in (playing, gone):
                     task.cancel()
                 await asyncio.gather(playing, gone, return_exceptions=True)
-        finally:
-            self._places.leave(place, named)
 
-    async def _play(self, match: Match, scope: Scope, send: Send) -> None:
-        """Send the recorded response as it came; where its connection broke, break this one."""
+    async def _play(self, match: Match, scope: Scope, send: Send, leave: Callable[[], None]) -> None:
+        """Send the recorded response as it came; where its connection broke, break this one.
+
+        leave: called before what may be the last byte goes out, with which the client may be off and back.
+        """
         began = asyncio.get_running_loop().time()
         playback = await asyncio.to_thread(library.playback, self._engine, match.exchange.stream_id)
-        timed = schedule(playback.chunks(), self._speed, self._max_gap)
+        timed = _marked(schedule(playback.chunks(), self._speed, self._max_gap))
         upcoming = asyncio.create_task(asyncio.to_thread(_next, timed))
         try:
             while batch := await upcoming:
                 upcoming = asyncio.create_task(asyncio.to_thread(_next, timed))
-                for at_us, chunk in batch:
+                for at_us, chunk, is_last in batch:
                     await _until(began + at_us / 1e6)
+                    if is_last:
+                        leave()
                     if chunk:
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     elif chunk is not None:
@@ -116,7 +130,18 @@ class Replayer:
         scope["recorder.connection"].transport.close()
 
 
-def _next(timed: Iterator[Timed]) -> list[Timed]:
+def _marked(timed: Iterable[Timed]) -> Iterator[Marked]:
+    """Chunks with whether each is the last before the end."""
+    held: Timed | None = None
+    for item in timed:
+        if held is not None:
+            yield (*held, item[1] is None)
+        held = item
+    if held is not None:
+        yield (*held, False)
+
+
+def _next(timed: Iterator[Marked]) -> list[Marked]:
     return list(islice(timed, BATCH))
 
 
@@ -128,8 +153,8 @@ async def _until(due: float) -> None:
 
 
 def _headers(playback: Playback, match: Match) -> list[tuple[bytes, bytes]]:
-    own = [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
-    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in (*playback.headers, *own)]
+    headers = [(name, value) for name, value in playback.headers if playback.status != 304 or name != "content-length"]
+    return [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in (*headers, *match.headers)]
 
 
 async def _asked(scope: Scope, receive: Receive) -> Asked | None:

@@ -21,13 +21,10 @@ from recorder.database import DEFAULT_URL
 from recorder.projections import runner
 from recorder.replay import library
 from recorder.replay.match import Asked, Match, Place
-from recorder.replay.playback import Playback
+from recorder.replay.playback import Playback, Timed
 from recorder.replay.timing import schedule
 
 logger = logging.getLogger(__name__)
-
-Timed = tuple[float, bytes | None]
-"""(µs since the request, chunk), as playback.py has it."""
 
 
 class ReplayTransport(Transport):
@@ -57,6 +54,7 @@ class ReplayTransport(Transport):
         except BaseException:
             self._engine.dispose()
             raise
+        self.replay: Replay | None = None
         self._place = Place(self._exchanges)
         self._lock = threading.Lock()
         self._speed = speed
@@ -123,11 +121,17 @@ class Replay:
         self._transport = transport
         self._before = client._transport, client._mounts
         client._transport, client._mounts = transport, {}
+        transport.replay = self
 
     def close(self) -> None:
-        """Give the client its own transports back."""
+        """Give the client its own transports back; where another replay was begun on top of this one, once that is closed."""
         if self._client._transport is self._transport:
             self._client._transport, self._client._mounts = self._before
+        above = getattr(self._client._transport, "replay", None)
+        while isinstance(above, Replay):
+            if above._before[0] is self._transport:
+                above._before = self._before
+            above = getattr(above._before[0], "replay", None)
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -139,9 +143,7 @@ class Replay:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -168,8 +170,8 @@ class _Replayed:
         """The response. Raises the family's error where none ever came."""
         if self._playback.status is None:
             raise self._broken("Server disconnected without sending a response.")
-        own = [("x-recorder-stream", match.exchange.stream_id), ("x-recorder-match", match.rung)]
-        return self._family.Response(self._playback.status, headers=[*self._playback.headers, *own], stream=self)
+        headers = [*self._playback.headers, *match.headers]
+        return self._family.Response(self._playback.status, headers=headers, stream=self)
 
     def __iter__(self) -> Iterator[bytes]:
         for at_us, chunk in self._timed:

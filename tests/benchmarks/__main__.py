@@ -24,8 +24,10 @@ from tests.benchmarks import (
     protocols,
     proxying,
     rebuild,
+    redaction,
     replay,
     report,
+    serving,
     tee,
 )
 from tests.benchmarks.bench import Bench
@@ -42,9 +44,11 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("append", append),
     ("import", import_),
     ("tee", tee),
+    ("redaction", redaction),
     ("folding", folding),
     ("protocols", protocols),
     ("replay", replay),
+    ("serve", serving),
     ("proxy", proxying),
     ("size", log_size),
     ("catching-up", catching_up),

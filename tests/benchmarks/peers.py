@@ -16,6 +16,8 @@ from pathlib import Path
 
 MITMPROXY = "mitmproxy>=11,<13"
 
+_INSTALL_SECONDS = 600.0
+
 
 class Missing(Exception):
     """A peer that cannot be had here, and why."""
@@ -42,11 +44,11 @@ def mitmdump() -> Path:
 
 
 def mitmproxy_environment() -> Path:
-    place = _cache() / f"mitmproxy-{sys.version_info.major}.{sys.version_info.minor}"
+    place = cache("benchmarks") / f"mitmproxy-{sys.version_info.major}.{sys.version_info.minor}"
     if not (place / "complete").exists():
         print(f"  installing mitmproxy into {place} (once)", file=sys.stderr, flush=True)
         venv.EnvBuilder(with_pip=True, clear=True).create(place)
-        _pip(place / "bin" / "python", "install", MITMPROXY)
+        pip(place / "bin" / "python", "install", MITMPROXY)
         (place / "complete").touch()
     return place
 
@@ -61,16 +63,16 @@ def psycopg_pool() -> None:
     try:
         import psycopg_pool  # type: ignore[import-not-found, unused-ignore]  # noqa: F401 - only whether it is there
     except ModuleNotFoundError:
-        place = _cache() / "psycopg-pool"
+        place = cache("benchmarks") / "psycopg-pool"
         if not (place / "psycopg_pool").exists():
             print(f"  installing psycopg-pool into {place} (once)", file=sys.stderr, flush=True)
-            _pip(Path(sys.executable), "install", "--no-deps", "--target", str(place), "psycopg-pool>=3.2")
+            pip(Path(sys.executable), "install", "--no-deps", "--target", str(place), "psycopg-pool>=3.2")
         sys.path.append(str(place))
 
 
-def _cache() -> Path:
+def cache(purpose: str) -> Path:
     """A folder that nobody but this user can have filled: programs are run from it."""
-    place = Path(tempfile.gettempdir()) / f"recorder-benchmarks-{os.getuid()}"
+    place = Path(tempfile.gettempdir()) / f"recorder-{purpose}-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     found = place.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o022 or place.is_symlink():
@@ -78,7 +80,18 @@ def _cache() -> Path:
     return place
 
 
-def _pip(python: Path, *arguments: str) -> None:
-    done = subprocess.run([python, "-m", "pip", *arguments, "--quiet"], capture_output=True, text=True, check=False, timeout=600)
+def pip(python: Path, *arguments: str) -> None:
+    installing(str(arguments[-1]), python, "-m", "pip", *arguments, "--quiet")
+
+
+def installing(what: str, *line: str | Path, folder: Path | None = None) -> None:
+    """Run an installer. Raises Missing with its own last words where it fails, or hangs."""
+    try:
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=_INSTALL_SECONDS)
+    except FileNotFoundError:
+        raise Missing(f"{what} cannot be installed: there is no {line[0]}") from None
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{what} cannot be installed: not done after {_INSTALL_SECONDS:g} s") from None
     if done.returncode:
-        raise Missing(f"pip cannot install {arguments[-1]}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        said = [said.strip()[:160] for said in done.stderr.splitlines() if said.strip() and not said.startswith("WARNING")]
+        raise Missing(f"{what} cannot be installed: {' / '.join(said[-3:]) or 'no reason given'}")

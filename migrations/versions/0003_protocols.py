@@ -8,8 +8,8 @@ from sqlalchemy.dialects import postgresql
 
 from recorder.database import UTCTime
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 StreamID = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 

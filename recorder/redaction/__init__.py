@@ -1,0 +1,1 @@
+"""Making unreadable what is not to be stored: pure, applied to a stream on its way to the log."""
