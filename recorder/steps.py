@@ -104,6 +104,12 @@ class ToolCall(_Model):
             return "".join(map(str, logs)) if logs else None
         return _text(body.get("output"))
 
+    @property
+    def child_run_id(self) -> str | None:
+        """The run that an agent made which was called (connected agents of Azure's)."""
+        id = self._body.get("run_id")
+        return id if isinstance(id, str) and self.type == "connected_agent" else None
+
 
 class RunStep(_Model):
     id: str | None = None

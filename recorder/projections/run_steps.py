@@ -118,7 +118,7 @@ def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str
                 "arguments": text(call.arguments),
                 "output": text(output if isinstance(output, str) or output is None else jsontext.dumps(output)),
                 "awaited": isinstance(id, str) and id in view.calls,
-                "child_run_id": text(as_object(given.get("connected_agent")).get("run_id")),
+                "child_run_id": name(call.child_run_id),
                 "object": jsontext.dumps(given),
             }
         )

@@ -30,7 +30,7 @@ from recorder.steps import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAM
 
 NAME = "assistants"
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
 
 # What may follow which status. One that is not listed is one that we do not know, and anything may follow it.
@@ -54,10 +54,32 @@ _INHERITED = ("expired", "cancelled", "failed")
 
 _DETAIL_LISTS = ("tool_calls", "activities")
 
+_BELOW = {
+    "runs": frozenset({(), ("cancel",), ("submit_tool_outputs",), ("steps",), ("steps", "*")}),
+    "messages": frozenset({(), ("files",), ("files", "*")}),
+}
+"""What may follow the id of a run or message in a path; * is an id. Other services have threads and runs too."""
+
+_NO_IDS = frozenset({"batch", "count", "crons", "search", "stream", "wait"})
+"""What stands in the place of an id in the paths of such services (LangGraph's)."""
+
 
 def matches(request: Request) -> bool:
-    """Whether the request is one of this API: /threads and below, under any prefix."""
-    return "threads" in request.path.split("/")
+    """Whether the request is one of this API: about runs or messages of threads, under any prefix.
+
+    A thread alone is something that many services have: it is taken for one of this API at the hosts that are known.
+    """
+    after = _after_threads(request.path)
+    if after is None:
+        return False
+    if after == ["runs"]:
+        return True
+    if len(after) < 2:
+        return "openai" in request.path or request.host.partition(":")[0].endswith(("openai.com", "azure.com"))
+    family, below = after[1], after[2:]
+    if family not in _BELOW or not below:
+        return family in _BELOW
+    return below[0] not in _NO_IDS and (*below[1:2], *("*" for _ in below[2:])) in _BELOW[family]
 
 
 def matches_event(type: str, data: str) -> bool:
@@ -69,13 +91,11 @@ def matches_event(type: str, data: str) -> bool:
 
 def begin(partial: Partial, request: Request) -> None:
     """What the request alone tells: ids in its URL, and the tool outputs that it submits."""
-    segments = request.path.split("/")
-    if "threads" in segments:
-        after = segments[segments.index("threads") + 1 :]
-        if after and after[0] != "runs" and is_id(after[0]):
-            partial.thread_id = after[0]
-        if len(after) > 2 and after[1] == "runs" and is_id(after[2]):
-            partial.run_key = after[2]
+    after = _after_threads(request.path) or []
+    if after and after[0] != "runs" and is_id(after[0]):
+        partial.thread_id = after[0]
+    if len(after) > 2 and after[1] == "runs" and is_id(after[2]) and after[2] not in _NO_IDS:
+        partial.run_key = after[2]
     body = request.body if isinstance(request.body, dict) else {}
     lists = [given for given in (body.get("tool_outputs"), body.get("tool_approvals")) if isinstance(given, list)]
     if partial.run_key and lists:
@@ -117,7 +137,7 @@ def present(run: MergedRun) -> Shown:
         EntityView(message.id, {"id": message.id} | message.object, message.terminal)
         for message in _in_order(run.family("messages"))
     ]
-    return Shown(run.object, steps, messages, status=status if isinstance(status, str) else None)
+    return Shown(run.object, steps, messages, status=_effective(run) if isinstance(status, str) else None)
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
@@ -148,6 +168,27 @@ def clear(object: dict[str, Any], said: dict[str, Any]) -> None:
     for key, holds in _HOLDS_IN.items():
         if object.get(key) is not None and key not in said and not holds(object.get("status")):
             object[key] = None
+
+
+def _after_threads(path: str) -> list[str] | None:
+    """The segments of a path after `threads`, None where it has none."""
+    segments = [segment for segment in path.split("/") if segment]
+    return segments[segments.index("threads") + 1 :] if "threads" in segments else None
+
+
+def _effective(run: MergedRun) -> str:
+    """The status of a run; one that waits for nothing any more, since all its calls are answered, is queued again."""
+    status = str(run.object["status"])
+    action = run.object.get("required_action")
+    asked = [calls for said in (action.values() if isinstance(action, dict) else ()) if (calls := _calls(said))]
+    ids = [call.get("id") for calls in asked for call in calls if isinstance(call, dict)]
+    answered = bool(ids) and all(isinstance(id, str) and id in run.answered for id in ids)
+    return "queued" if status == "requires_action" and answered else status
+
+
+def _calls(action: Any) -> list[Any]:
+    calls = action.get("tool_calls") if isinstance(action, dict) else None
+    return calls if isinstance(calls, list) else []
 
 
 def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
@@ -233,6 +274,7 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
         part.anomaly(position, kind, f"run from {before} to {status}")
     part.object.update(payload)
     part.object["status"] = status
+    part.begun = part.begun or name == "thread.run.created"
     part.created = stamp(part.object.get("created_at"))
     part.terminal = status in RUN_TERMINAL
     clear(part.object, payload)
@@ -272,7 +314,10 @@ def _snapshot(
     if entity.terminal and not ends:
         part.anomaly(position, "resurrected", f"{payload['id']} from {entity.object.get('status')} to {status}")
     if ends:
-        for path in deltas.differences(deltas.plain(entity.delta.get(field)), payload.get(field), STREAMED, field):
+        accumulated = deltas.plain(entity.delta.get(field))
+        for path in deltas.gaps(accumulated, payload.get(field), STREAMED, field):
+            part.anomaly(position, "index_gap", f"{payload['id']}: no delta had {path}, though one had what follows it")
+        for path in deltas.differences(accumulated, payload.get(field), STREAMED, field):
             part.anomaly(position, "delta_mismatch", f"{payload['id']}: deltas do not add up to the final {field} at {path}")
     elif content:
         entity.delta[field] = deepcopy(payload[field])  # later deltas extend it; the snapshot stays as it came

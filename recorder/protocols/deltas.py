@@ -190,6 +190,28 @@ def differences(
                 yield here
 
 
+def gaps(
+    accumulated: Any, snapshot: Any, streamed: frozenset[tuple[str, str]], parent: str = "", path: str = ""
+) -> Iterator[str]:
+    """Where an indexed list of an accumulation (plain) lacks an index below its highest: paths like content[1].
+
+    An entry without streamed strings, as the final snapshot has it, may come without any delta: an image is none.
+    """
+    if type(accumulated) is dict:
+        final = snapshot if type(snapshot) is dict else {}
+        for key, inner in accumulated.items():
+            yield from gaps(inner, final.get(key), streamed, key, f"{path}.{key}" if path else key)
+    elif type(accumulated) is list:
+        entries = snapshot if type(snapshot) is list else []
+        known = {entry["index"]: entry for entry in accumulated if type(entry) is dict and type(entry.get("index")) is int}
+        for index in range(min(max(known, default=0), len(entries) + 1)):
+            entry = entries[index] if index < len(entries) else None
+            if index not in known and (entry is None or any(strings(entry, streamed, parent))):
+                yield f"{path}[{index}]"
+        for index, entry in known.items():
+            yield from gaps(entry, entries[index] if index < len(entries) else None, streamed, parent, f"{path}[{index}]")
+
+
 def strings(value: Any, streamed: frozenset[tuple[str, str]], parent: str = "") -> Iterator[str]:
     """The streamed strings of an accumulation (plain), in order."""
     if type(value) is dict:

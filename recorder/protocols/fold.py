@@ -15,6 +15,9 @@ from recorder.sse import is_system, parse
 BODY_LIMIT = 64 * 1024 * 1024
 """Characters of a JSON body that is folded."""
 
+_BY_CHOICE = "not recorded:"
+"""How the reason of a gap begins that the user's own settings asked for: nothing is amiss with the stream."""
+
 
 class StreamFold:
     """Folds the events of one stream, in order, from the start or from where a saved state left off.
@@ -190,7 +193,8 @@ class StreamFold:
 
     def _on_gap(self, position: int, offset_us: int, data: str) -> None:
         self._tail = None  # what broke off there is no end of the stream
-        self._anomaly(position, offset_us, "gap", data)
+        if not str(jsontext.object_of(data).get("reason")).startswith(_BY_CHOICE):
+            self._anomaly(position, offset_us, "gap", data)
 
     def _on_end(self, position: int, offset_us: int, data: str) -> None:
         """The stream is over: its outcome; and a tail that is complete but for its blank line is folded after all."""

@@ -41,7 +41,11 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
     ordered = _same_run(ordered, anomalies)
     anomalies += _gaps(ordered)
     protocol = protocols.named(ordered[-1].source.protocol)
-    run = _merged_run(key, ordered, answered or {})
+    outputs: dict[str, Any] = {}
+    for given in ordered:
+        if given.source.outcome != "http_error":  # what was refused is no output
+            outputs.update(given.part["outputs"])
+    run = _merged_run(key, ordered, {**outputs, **(answered or {})})
     shown = protocol.present(run) if protocol and key != STREAM else Shown()
     first = ordered[0].part
     last = ordered[-1].source
@@ -62,8 +66,10 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
         anomalies=anomalies,
         is_run=key != STREAM and _is_run(key, [given.part for given in ordered]),
     )
+    view.outputs = outputs
+    if run.terminal and _is_whole(ordered):
+        view.anomalies += _usage_differs(shown, ordered)
     for given in ordered:
-        view.outputs.update(given.part["outputs"])
         view.calls += [id for id in given.part["calls"] if id not in view.calls]
         if given.part["error"]:
             view.error, view.error_stream = given.part["error"], given.source.stream_id
@@ -116,6 +122,32 @@ def _gaps(ordered: Sequence[Contribution]) -> list[tuple[str, int, str, str]]:
             found.append((stream_id, position, "sequence_gap", f"sequence numbers {reached + 1} to {first - 1} are missing"))
         reached = max(reached, last)
     return found[:100]
+
+
+def _is_whole(ordered: Sequence[Contribution]) -> bool:
+    """Whether a run that ended was streamed from its beginning to its end, so that all its steps are known.
+
+    A poll tells nothing of the steps before it, and a stream that broke off not what came then.
+    """
+    ended = any(given.part["terminal"] and any(given.part["families"].values()) for given in ordered)
+    broken = any(not given.part["terminal"] and given.source.outcome not in ("done", "eof") for given in ordered)
+    return ended and not broken and any(given.part["begun"] for given in ordered)
+
+
+def _usage_differs(shown: Shown, ordered: Sequence[Contribution]) -> list[tuple[str, int, str, str]]:
+    """An anomaly where a run's usage is not the sum of its steps', if all of them say theirs."""
+    usages = [step.object.get("usage") for step in shown.steps]
+    total = shown.object.get("usage")
+    if not usages or not isinstance(total, dict) or not all(isinstance(usage, dict) for usage in usages):
+        return []
+    found = []
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        counts = [usage.get(name) for usage in usages if usage]
+        if all(type(count) is int for count in (total.get(name), *counts)) and sum(counts) != total[name]:
+            found.append(f"{name} {total[name]}, of the steps {sum(counts)}")
+    last = next(given for given in reversed(ordered) if given.part["terminal"])
+    detail = "; ".join(found)
+    return [(last.source.stream_id, last.part["position"], "usage_mismatch", detail)] if found else []
 
 
 def _state(terminal: bool, status: str | None, ordered: Sequence[Contribution]) -> str:

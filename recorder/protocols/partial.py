@@ -82,10 +82,12 @@ class Part:
     calls: ids of tool calls whose output the client may give in a later request.
     outputs: {tool_call_id: output or approval} that the stream's request submitted to this run. error: of an error event.
     numbers: the sequence numbers seen, as [[first, last, position of the first] …]; expects: the first that was asked for.
+    begun: whether the stream showed how the run began, so that all its steps are known where its other streams are.
     """
 
     __slots__ = (
         "anomalies",
+        "begun",
         "calls",
         "created",
         "error",
@@ -116,6 +118,7 @@ class Part:
         self.error: dict[str, Any] | None = None
         self.numbers: list[list[int]] = []
         self.expects = 0
+        self.begun = False
         self.anomalies: list[list[Any]] = []
 
     def family(self, name: str) -> dict[str, Entity]:
@@ -175,6 +178,7 @@ class Part:
             "error": self.error,
             "numbers": self.numbers,
             "expects": self.expects,
+            "begun": self.begun,
             "anomalies": self.anomalies,
         }
 
@@ -200,6 +204,8 @@ class Partial:
     answers: ids of the tool calls whose outputs stand in the stream's request, the latest last; continues: whether that
     one's output is the very end of it, so that this run goes on where the run of that call stopped.
     after: the sequence number after which the stream was asked to go on. stream_id: names a run that has no id of its own.
+    asked: what the request asks of the run, until there is one, for protocols whose answers do not repeat it; None where it
+    asks for none.
     """
 
     def __init__(self, stream_id: str = "") -> None:
@@ -214,6 +220,7 @@ class Partial:
         self.answers: list[str] = []
         self.continues = False
         self.after: int | None = None
+        self.asked: dict[str, Any] | None = {}
         self.error: dict[str, Any] | None = None
         self.problems: list[tuple[str, str]] = []
 
@@ -283,6 +290,7 @@ class Partial:
             "answers": self.answers,
             "continues": self.continues,
             "after": self.after,
+            "asked": self.asked,
             "error": self.error,
         }
 

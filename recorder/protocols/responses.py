@@ -262,8 +262,9 @@ def _on_response(
             _compare(part, position, str(index), item, number)
             if not part.terminal:
                 _on_item(part, Spot(position, None, True), index, item, _ends(item))
+    if part.terminal:
+        _note_gaps(part, position, len(items))
     if part.terminal and items:
-        _differ_in_number(part, position, len(items))
         part.families.clear()
 
 
@@ -373,6 +374,7 @@ def _on_item_done(part: Part, spot: Spot, name: str, event: Event) -> None:
     index, object = _index(part, event), event.get("item")
     if isinstance(object, dict):
         _compare(part, spot.position, index, object, spot.number)
+        _note_part_gaps(part, spot, index)
         _on_item(part, spot, int(index), object, done=True)
 
 
@@ -594,11 +596,29 @@ def _texts(item: dict[str, Any]) -> Iterator[tuple[str, str]]:
                     yield f"{kind}/{number}/{field}", entry[field]
 
 
-def _differ_in_number(part: Part, position: int, count: int) -> None:
-    """Note items that were streamed and are not in the final output."""
-    for index in part.family("items"):
-        if int(index) >= count:
+def _note_gaps(part: Part, position: int, count: int) -> None:
+    """Note items that were streamed and are not in the final output, and those that the streamed ones skip."""
+    streamed = sorted(map(int, part.family("items")))
+    for index in streamed:
+        if index >= count > 0:
             part.anomaly(position, "index_gap", f"item {index} was streamed, but the final output has {count} items")
+    from_the_start = not part.expects and not (part.numbers and part.numbers[0][0] > 1)
+    if from_the_start and streamed and streamed[0] >= 0:
+        for index in sorted(set(range(min(streamed[-1], len(streamed)) + 1)) - set(streamed))[:1]:
+            part.anomaly(position, "index_gap", f"item {index} was not streamed, though item {streamed[-1]} was")
+
+
+def _note_part_gaps(part: Part, spot: Spot, index: str) -> None:
+    """Note parts of an item that the streamed ones skip."""
+    item = part.family("items").get(index)
+    if item is None or not part.is_whole(item, spot.number):
+        return
+    for kind in ("content", "summary"):
+        lead = f"{index}/{kind}/"
+        numbers = {int(id.removeprefix(lead)) for id in part.family("parts") if id.startswith(lead)}
+        missing = next((number for number in range(len(numbers)) if number not in numbers), None)
+        if missing is not None:
+            part.anomaly(spot.position, "index_gap", f"item {index}: {kind} {missing} was not streamed, though one after it was")
 
 
 _ENDS = {
