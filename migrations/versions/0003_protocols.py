@@ -15,8 +15,9 @@ StreamID = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
 
 
 def upgrade() -> None:
-    for name in ("effective_status", "previous_run_id", "continued_run_id", "logical_run_id", "source_object"):
+    for name in ("effective_status", "previous_run_id", "continued_run_id", "logical_run_id", "source_id", "source_object"):
         op.add_column("runs", sa.Column(name, sa.Text(), nullable=True))
+    op.create_index(op.f("ix_runs_source_id"), "runs", ["source_id"], unique=False)
     op.add_column("runs", sa.Column("observed_at", UTCTime(), nullable=True))
     op.create_index(op.f("ix_runs_continued_run_id"), "runs", ["continued_run_id"], unique=False)
     op.add_column("session_streams", sa.Column("root_run_id", sa.Text(), nullable=True))
@@ -41,5 +42,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_session_streams_root_run_id"), table_name="session_streams")
     op.drop_column("session_streams", "root_run_id")
     op.drop_index(op.f("ix_runs_continued_run_id"), table_name="runs")
-    for name in (*("observed_at", "source_object", "logical_run_id", "continued_run_id", "previous_run_id", "effective_status"),):
+    op.drop_index(op.f("ix_runs_source_id"), table_name="runs")
+    names = ("source_object", "source_id", "logical_run_id", "continued_run_id", "previous_run_id", "effective_status")
+    for name in ("observed_at", *names):
         op.drop_column("runs", name)

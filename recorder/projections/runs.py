@@ -59,6 +59,9 @@ runs = sa.Table(
     sa.Column("first_delta_us", sa.BigInteger),  # since its first stream began
     sa.Column("hour", UTCTime, nullable=False),  # in which it was created: the bucket of usage_hourly
     sa.Column("object", sa.Text, nullable=False),  # JSON: the Run object, {} where none was seen
+    sa.Column(
+        "source_id", sa.Text, index=True
+    ),  # of that object, where it is not the run's: an alias, which several runs may have
     sa.Column("source_object", sa.Text),  # JSON: the object as the API gave it, where that is no Run
     sa.Index("runs_run_id", "run_id"),
     # These two hold all that usage_hourly and sessions are computed from: the rows themselves, with their objects, stay unread.
@@ -111,10 +114,16 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "first_delta_us": view.first_delta_us,
                 "hour": began.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
                 "object": jsontext.dumps(run),
+                "source_id": _alias(view),
                 "source_object": None if view.source_object is None else jsontext.dumps(view.source_object),
             }
         ]
     }
+
+
+def _alias(view: RunView) -> str | None:
+    found = name((view.source_object or {}).get("id"))
+    return found if found != view.key else None
 
 
 def usage_columns(usage: Any) -> dict[str, Any]:
