@@ -40,6 +40,7 @@ NAMES = sorted(
 OF_THREADS = [name for name in NAMES if name.startswith(("assistants-", "azure-"))]
 THREADS = [name for name in OF_THREADS if name.endswith(".sse")]
 RESPONSES = [name for name in NAMES if name.startswith("responses-")]
+CHATS = [name for name in NAMES if name.startswith("chat-")]
 
 ENDS_RUN = re.compile(r"thread\.run\.(completed|failed|cancelled|expired|incomplete|requires_action)")
 ENDS_RESPONSE = re.compile(r"response\.(completed|failed|incomplete)")
@@ -107,12 +108,14 @@ each_stream = pytest.mark.parametrize("alone", NAMES, indirect=True)
 each_thread = pytest.mark.parametrize("alone", THREADS, indirect=True)
 each_of_threads = pytest.mark.parametrize("alone", OF_THREADS, indirect=True)
 each_response = pytest.mark.parametrize("alone", RESPONSES, indirect=True)
+each_chat = pytest.mark.parametrize("alone", CHATS, indirect=True)
 
 
 def test_there_are_streams(shared: Path) -> None:
     assert len(NAMES) > 80
     assert len(THREADS) > 15
     assert len(RESPONSES) > 30
+    assert len(CHATS) > 20
 
 
 @needs_shared
@@ -303,6 +306,41 @@ def told_of_responses(name: str) -> dict[str, Told]:
     return told
 
 
+CHAT_STATUS = {"stop": "completed", "tool_calls": "requires_action", "length": "incomplete", None: "in_progress"}
+
+
+def told_of_chats(name: str) -> dict[str, Told]:
+    """What a stream of chunks tells; its run has the name of none, so it is ""."""
+    chunks = [payload for _, payload in events(name)]
+    choices = [choice for payload in chunks for choice in payload.get("choices") or ()]
+    steps: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    text, finished = "", []
+    for index in sorted({choice["index"] for choice in choices}):
+        mine = [choice for choice in choices if choice["index"] == index]
+        deltas = [choice["delta"] for choice in mine]
+        parts = [delta.get("content") for delta in deltas]
+        thought = [delta.get("reasoning_content") or delta.get("reasoning") for delta in deltas]
+        thought += [part["type"] == "thinking" for content in parts if isinstance(content, list) for part in content]
+        said = "".join(
+            content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+            for content in parts
+            if content
+        )
+        said += "".join((delta.get("audio") or {}).get("transcript", "") for delta in deltas)
+        named = [call for delta in deltas for call in delta.get("tool_calls") or () if call["function"].get("name")]
+        steps.update({"reasoning": any(thought), "message_creation": bool(said), "tool_calls": bool(named)})
+        calls.update(call["type"] for call in named)
+        finished.append(next((choice["finish_reason"] for choice in mine if choice.get("finish_reason")), None))
+        text += said
+    statuses = {"requires_action" if calls and reason == "stop" else CHAT_STATUS[reason] for reason in finished}
+    (status,) = {"failed"} if any("error" in payload for payload in chunks) else statuses
+    usage = next((payload["usage"] for payload in reversed(chunks) if payload.get("usage")), {})
+    details = usage.get("prompt_tokens_details") or {}
+    tokens = (*(usage.get(f"{key}_tokens") for key in ("prompt", "completion", "total")), details.get("cached_tokens"))
+    return {"": Told(status, +steps, calls, tokens, text)}
+
+
 def shown(engine: sa.Engine) -> dict[str, Told]:
     """The same, as the tables have it."""
     with database.read(engine) as connection:
@@ -316,7 +354,7 @@ def shown(engine: sa.Engine) -> dict[str, Told]:
         }
         said = connection.execute(sa.select(messages.c.run_key, messages.c.text).order_by(messages.c.ordinal)).all()
     return {
-        run["run_id"]: Told(
+        "" if run["protocol"] == "chat" else run["run_id"]: Told(
             run["status"],
             *(Counter(type for key, type in types[table] if key == run["run_key"]) for table in (run_steps, tool_calls)),
             tuple(run[f"{key}_tokens"] for key in ("prompt", "completion", "total", "cached")),
@@ -326,7 +364,11 @@ def shown(engine: sa.Engine) -> dict[str, Told]:
     }
 
 
-TOLD = {**dict.fromkeys(OF_THREADS, told_of_threads), **dict.fromkeys(RESPONSES, told_of_responses)}
+TOLD = {
+    **dict.fromkeys(OF_THREADS, told_of_threads),
+    **dict.fromkeys(RESPONSES, told_of_responses),
+    **dict.fromkeys(CHATS, told_of_chats),
+}
 
 ENDS_EARLY = {
     "assistants-error-event-mid-stream-simple-openai.sse": "its message never ends: the text is in its deltas",
@@ -355,6 +397,35 @@ def test_each_final_response_is_shown_as_the_stream_said_it(alone: tuple[sa.Engi
         assert queries.show_stream(connection, stream_id)["runs"] == sorted(ended)
         for id, response in ended.items():
             assert queries.show_run(connection, id)["source_object"] == response
+
+
+@needs_shared
+@each_chat
+def test_a_chat_is_the_run_of_its_stream_and_is_found_by_its_completion(alone: tuple[sa.Engine, str, str]) -> None:
+    engine, name, stream_id = alone
+    chunks = [payload for _, payload in events(name)]
+    with database.read(engine) as connection:
+        run_id = f"chat_{stream_id}"
+        assert queries.show_stream(connection, stream_id)["runs"] == [run_id]
+        found = queries.show_run(connection, run_id)
+        for id in {payload.get("id") for payload in chunks} - {"", None}:
+            assert queries.resolve(connection, id) == ("run", run_id)
+        assert queries.resolve(connection, run_id) == ("run", run_id)
+    source = found["source_object"]
+    assert source["object"] == "chat.completion"
+    assert source["model"] == next(payload["model"] for payload in chunks if payload["model"])
+    assert source["created"] == next(payload["created"] for payload in chunks if payload["created"])
+
+
+CHAT_ANOMALIES = {"chat-error-field-line-1997events-gpustack-ruby-llm.sse": {"undispatched"}}
+"""Its last block is a field that no event stream has."""
+
+
+@needs_shared
+@each_chat
+def test_chats_have_no_anomaly_but_a_tail(alone: tuple[sa.Engine, str, str]) -> None:
+    engine, name, _ = alone
+    assert set(verify(engine).anomalies) <= {"unfinished_tail", "tail_folded"} | CHAT_ANOMALIES.get(name, set())
 
 
 @needs_shared
