@@ -120,7 +120,7 @@ def named(request: Request) -> str | None:
     return protocol and protocol.NAME
 
 
-@pytest.mark.parametrize(("name", "method", "host", "path"), KNOWN, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "method", "host", "path"), KNOWN, ids=str)
 def test_the_common_hosts_and_gateways_need_no_configuration(name: str, method: str, host: str, path: str) -> None:
     assert name in {protocol.NAME for protocol in PROTOCOLS}
     assert named(Request(method, host, path, "", BODIES[name] if method == "POST" else None)) == name
