@@ -394,9 +394,10 @@ def _on_calls(part: Part, spot: Spot, entries: list[Any]) -> bool:
             continue
         call = _call(part, spot, entry, bare)
         bare = bare or type(entry.get("index")) is not int
-        if is_id(entry.get("id")) and not is_id(call.object.get("id")):
+        if isinstance(entry.get("id"), str) and not is_id(call.object.get("id")):
             call.object["id"] = entry["id"]
-            _note(part, entry["id"])
+            if is_id(entry["id"]):
+                _note(part, entry["id"])
         if isinstance(entry.get("type"), str) and entry["type"]:
             call.object["type"] = entry["type"]
         for kind, field in (("function", "arguments"), ("custom", "input")):
@@ -447,7 +448,7 @@ def _call(part: Part, spot: Spot, entry: Object, bare: bool) -> Entity:
     again = first.object.get("again", 0)
     current = calls[f"{index}/{again}"]
     known = current.object.get("id")
-    if id is None or known is None or id == known:
+    if id is None or not is_id(known) or id == known:
         return current
     detail = f"choice {spot.choice}: tool call {index} was {known:.100}, then {id:.100}"
     if not name:
