@@ -926,7 +926,7 @@ def test_a_call_without_an_id_is_answered_all_the_same(engine: sa.Engine, order:
         {"role": "assistant", "tool_calls": [tool_call("", "{}", "f")]},
         {"role": "tool", "tool_call_id": "", "content": "1"},
     ]
-    streams = [told(1, calling(call(None, "", "f", "{}"), finish="stop")), told(2, said(), asking(messages=answered))]
+    streams = [told(1, calling(call(None, "", "f", "{}"), finish="stop"), CHAT), told(2, said(), asking(messages=answered))]
     record(engine, *(streams[number] for number in order))
     first, second = (f"chat_{stream_id(number)}" for number in (1, 2))
     assert outputs(engine) == {f"{first}/{call_id(None, 'f', '{}')}": "1"}
