@@ -26,7 +26,7 @@ from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.protocols.view import Contribution, RunView
-from recorder.sse import Frame, SSEDecoder
+from recorder.sse import Frame, SSEDecoder, is_system
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 CASES = sorted(str(path.relative_to(FOLDER)).removesuffix(".sse") for path in FOLDER.glob("*/*.sse"))
@@ -144,6 +144,24 @@ def test_the_cases_have_every_event_of_the_responses_stream() -> None:
     assert known <= seen
     whole = {f"response.{name}" for name in ("created", "queued", "in_progress", "completed", "failed", "incomplete", "done")}
     assert whole <= seen
+
+
+def test_the_cases_have_every_way_in_which_a_chat_ends_and_speaks() -> None:
+    chunks = [
+        jsontext.object_of(frame.data)
+        for case in CASES
+        if case.startswith("chat/")
+        for frame in decoded(sse(case).read_bytes())
+        if not is_system(frame.type)
+    ]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices") or ()]
+    finished = {choice.get("finish_reason") for choice in choices}
+    assert finished >= {None, "stop", "length", "tool_calls", "function_call", "content_filter", "error"}
+    spoken = {key for choice in choices for key, value in (choice.get("delta") or {}).items() if value}
+    assert spoken >= {
+        *("role", "content", "refusal", "tool_calls", "function_call", "audio", "annotations"),
+        *("reasoning_content", "reasoning", "reasoning_details"),
+    }
 
 
 @each_case

@@ -17,6 +17,7 @@ from recorder.protocols import PROTOCOLS, Request
 from recorder.protocols.fold import StreamFold
 from tests.benchmarks.bench import Bench, best, rounds
 from tests.benchmarks.report import RATIO, Figure, at_most, number
+from tests.chatting import CHAT, choice, chunk
 from tests.responding import RESPONSES, message_events, response, typed, whole
 from tests.writing import THREADS, message, text_delta
 from tests.writing import run as a_run
@@ -40,7 +41,15 @@ def responses(count: int) -> tuple[Request, list[tuple[str, Any]]]:
     return RESPONSES, [*begin, *((delta["type"], payload) for payload in deltas)]
 
 
-STREAMS: dict[str, Callable[[int], tuple[Request, list[tuple[str, Any]]]]] = {"assistants": assistants, "responses": responses}
+def chat(count: int) -> tuple[Request, list[tuple[str, Any]]]:
+    return CHAT, [chunk(choice({"content": f"word {at} "}), usage=None, obfuscation="aZ3kQ9") for at in range(count)]
+
+
+STREAMS: dict[str, Callable[[int], tuple[Request, list[tuple[str, Any]]]]] = {
+    "assistants": assistants,
+    "responses": responses,
+    "chat": chat,
+}
 
 
 def run(bench: Bench) -> list[Figure]:
