@@ -165,19 +165,18 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
             partial.error = error(found)
         return
     part = _part(partial, position, offset_us)
+    choices = [choice for choice in found["choices"] if isinstance(choice, dict)]
     part.object |= {"completion": found, "whole": True, "done": True}
+    part.object["open"] = sum(choice.get("finish_reason") is None for choice in choices)
     part.created = stamp(found.get("created"))
     part.first_delta_us = offset_us
-    for at, choice in enumerate(found["choices"]):
-        if isinstance(choice, dict):
-            choices = part.family("choices")
-            choices[str(at)] = Entity(position)
-            choices[str(at)].object = {"finish_reason": choice.get("finish_reason")}
-            for _, id, _ in calls_of(choice.get("message")):
-                _note(part, id)
+    part.families = {"choices": {str(at): Entity(position) for at in range(len(choices))}}
+    for choice in choices:
+        for _, id, _ in calls_of(choice.get("message")):
+            _note(part, id)
     _settle(part)
-    for given in (found, *found["choices"]):
-        if isinstance(given, dict) and isinstance(given.get("error"), (dict, str)) and given["error"]:
+    for given in (found, *choices):
+        if isinstance(given.get("error"), (dict, str)) and given["error"]:
             _on_error(partial, position, offset_us, given)
 
 
@@ -200,7 +199,7 @@ def _part(partial: Partial, position: int, offset_us: int) -> Part:
     if part is None:
         partial.run_key = f"chat_{partial.stream_id}"
         part = partial.part(partial.run_key, position, offset_us)
-        part.object = {"asked": partial.asked, "completion": {}}
+        part.object = {"asked": partial.asked, "completion": {}, "open": 0}  # open: choices that have not finished
         partial.asked = {}
     return part
 
@@ -210,8 +209,7 @@ def _settle(part: Part) -> None:
     choices = part.family("choices")
     asked = part.object["asked"].get("n")
     enough = bool(part.object.get("done")) or len(choices) >= (asked if type(asked) is int else 1)
-    finished = bool(choices) and all(choice.object.get("finish_reason") is not None for choice in choices.values())
-    part.terminal = "error" in part.object or (finished and enough)
+    part.terminal = "error" in part.object or (enough and bool(choices) and not part.object["open"])
 
 
 def _on_error(partial: Partial, position: int, offset_us: int, event: Object) -> None:
@@ -263,7 +261,8 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
     if entity is None:
         entity = choices[spot.choice] = Entity(spot.position)
         part.family("messages")[spot.choice] = Entity(spot.position)
-        part.terminal = False
+        part.object["open"] += 1
+        _settle(part)
     message = part.family("messages")[spot.choice]
     own = entity.object
     for key, found in choice.items():
@@ -285,6 +284,7 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
     if isinstance(finish_reason, str) and finish_reason:
         if own.get("finish_reason") is None:
             own["finish_reason"] = finish_reason
+            part.object["open"] -= 1
             _on_finish(part, spot)
             if isinstance(whole, dict) and isinstance(delta, dict) and whole.get("content") != delta.get("content"):
                 _replace_texts(part, spot, message, whole)  # perplexity sends the whole beside each delta, writer a copy of it
@@ -342,6 +342,8 @@ def _on_delta(part: Part, spot: Spot, message: Entity, delta: Object, finished: 
         elif key == "function_call" and isinstance(found, dict):
             call = part.family(f"calls/{spot.choice}").setdefault("function_call", Entity(spot.position))
             grown = _on_body(call, found, "arguments") or grown
+        elif isinstance(found, list) and not any(isinstance(entry, dict) and "index" in entry for entry in found):
+            message.object.setdefault(key, []).extend(found)
         else:
             rest[key] = found
     if rest:
@@ -354,7 +356,7 @@ def _on_delta(part: Part, spot: Spot, message: Entity, delta: Object, finished: 
 
 
 def _unheard(kind: str, detail: str) -> None:
-    """Lists of what is not OpenAI's need no indices."""
+    """What is wrong with the indices of lists that are not OpenAI's is nobody's fault."""
 
 
 def _add(entity: Entity, field: str, fragment: str) -> bool:
@@ -467,5 +469,5 @@ def _new_call(calls: dict[str, Entity], spot: Spot, key: str, index: int) -> Ent
 
 def _note(part: Part, id: str) -> None:
     """Remember a call that the client may answer."""
-    if id not in part.calls:
+    if id not in part.calls[-ANSWERS_LIMIT:]:
         part.calls.append(id)
