@@ -27,6 +27,7 @@ from recorder.projections.usage import usage_hourly
 from recorder.protocols import FOLD_VERSION, Request
 from recorder.protocols.fold import StreamFold
 from recorder.sse import Frame, SSEDecoder, encode, is_system
+from tests import chatting
 from tests.responding import RESPONSES, answering, called, getting, message_item, replied, response
 from tests.test_assistants import garbage, requests
 from tests.writing import (
@@ -152,6 +153,12 @@ def pool() -> list[tuple[Stream, list[Frame]]]:
         (replied("In pieces", id="resp_6", conversation={"id": "conv_1"})[:6], RESPONSES, None, "cut"),
         (replied("In pieces", id="resp_6", conversation={"id": "conv_1"})[4:7], getting("resp_6", 3), None, "cut"),
         ([("", {"error": {"message": "too old"}})], getting("resp_2", 3), None, "eof"),
+        # Chats: two whose calls the next request answers, one of them twice; one that is cut in an error.
+        (chatting.called(), chatting.CHAT, None, "done"),
+        (chatting.called(ids=["call_2"]), chatting.history(("call_1", "rain")), "mine", "done"),
+        (chatting.said(usage=chatting.USAGE), chatting.history(("call_1", "rain"), ("call_2", "sun")), None, "eof"),
+        (chatting.said(), chatting.history(("call_1", "snow")), None, "cut"),
+        ([*chatting.said()[:2], ("", {"error": {"message": "It broke."}})], chatting.CHAT, None, "error"),
     ]
     made = [
         (stream(number, request, label=label), frames(events, outcome))
