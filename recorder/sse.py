@@ -89,6 +89,13 @@ def encode(type: str, data: str) -> bytes:
     return (name + "".join(f"data: {line}\n" for line in data.split("\n")) + "\n").encode()
 
 
+def encoded_size(type: str, data: str) -> int:
+    """How many bytes encode() makes; told at once of plain text in one line, as nearly all of it is."""
+    if type.startswith("$") or not data.isascii() or not type.isascii() or "\n" in data:
+        return len(encode(type, data))
+    return len(data) + len("data: \n\n") + (len(type) + len("event: \n") if type else 0)
+
+
 def chunks(frames: Iterable[tuple[bytes, int, Cuts | None]]) -> Iterator[tuple[int, bytes]]:
     """The chunks that frames came in, from each frame's (bytes, offset_us, cuts): (offset_us, bytes)."""
     held: list[bytes] = []

@@ -22,8 +22,8 @@ import openai
 import pytest
 
 import recorder
-from recorder.collect.exchange import BODY_LIMIT
 from recorder.errors import DatabaseError, UsageError
+from recorder.settings import REQUEST_BODY
 from tests import leftovers, writing
 from tests.clients import ASYNC_KINDS, Kind, finished, following
 from tests.commands import output, until
@@ -326,10 +326,10 @@ async def test_an_upload_that_is_too_large_to_keep_arrives_whole(kind: Kind, ups
     upstream.on("/v1", lambda wire, asked: wire.stream([event(0)]))
     client = kind.client()
     async with kind.recorded(client, db):
-        had = await kind.fetch(client, f"{upstream.origin}/v1", content=bytes(BODY_LIMIT + 1))
+        had = await kind.fetch(client, f"{upstream.origin}/v1", content=bytes(REQUEST_BODY + 1))
     await kind.close(client)
     assert had.body == event(0)
-    assert len(upstream.asked("/v1").body) == BODY_LIMIT + 1
+    assert len(upstream.asked("/v1").body) == REQUEST_BODY + 1
     (stream,) = Recorded(db).streams()
     assert stream.request_body is None
 

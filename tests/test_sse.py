@@ -463,3 +463,9 @@ def test_httpx_sse_holds_back_an_event_that_ends_in_cr_and_the_decoder_does_not(
 
     assert counted(ours) == [1, 2, 2]
     assert counted(theirs) == [0, 1, 2]
+
+
+@given(st.sampled_from(["", "a.b", "$end", "$block", "$comment", "$$a", "é"]), st.text())
+def test_the_size_of_a_frame_is_known_without_making_it(type: str, data: str) -> None:
+    data = data.encode("utf-8", "ignore").decode()
+    assert sse.encoded_size(type, data) == len(sse.encode(type, data))

@@ -51,7 +51,7 @@ def command(
     """Send one request, show what comes as it comes, and record it. Exit 1 where the answer is an error, or breaks off.
 
     An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it. Of the
-    settings, `sample` and `skip_paths` do not count here: what is asked for by name is recorded.
+    settings, `sample`, `skip_paths` and `skip_types` do not count here: what is asked for by name is recorded.
     """
     if not _TOKEN.fullmatch(method):
         raise UsageError(f"{method!r} is no method; write GET, POST …")
@@ -66,7 +66,7 @@ def command(
     way = _way_to(target)
     with opened(db, create=True) as engine:
         check_writable(engine)
-    chosen = settings.model_copy(update={"sample": 1.0, "skip_paths": ()})
+    chosen = settings.model_copy(update={"sample": 1.0, "skip_paths": (), "skip_types": ()})
     with httpx.Client(transport=RecordingTransport(way, db, session=session, settings=chosen), timeout=_TIMEOUT) as client:
         request = client.build_request(method.upper(), target, content=body, headers=given)
         began = time.perf_counter()

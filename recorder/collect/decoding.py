@@ -10,7 +10,7 @@ from recorder.bodies import BodyDecoder, Decoder, LinesDecoder, decoder_for
 from recorder.collect.allowance import Allowance, Limit
 from recorder.collect.encoding import Decode, decode_for, is_encoded
 from recorder.collect.outcome import Ending
-from recorder.sse import Frame, encode, is_system
+from recorder.sse import Frame, encoded_size, is_system
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Decoding:
         type, data, raw, *_ = frame
         if raw is not None:
             return len(raw)
-        return len(data.encode()) + 1 if self._lines and not is_system(type) else len(encode(type, data))
+        return len(data.encode()) + 1 if self._lines and not is_system(type) else encoded_size(type, data)
 
     def _frames(self, said: Said, offset_us: int) -> list[Frame]:
         decoder = self._decoder

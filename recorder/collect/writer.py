@@ -123,8 +123,8 @@ class Recording:
         self.stored = False  # its row in streams
         self.epoch = 0  # of the file that position and stored are about
         self.prefix: list[Frame] = []  # what is to be said before anything else
-        self.fresh = [0, 0]  # chunks and bytes that are not stored yet
-        self.kept = [0, 0]  # those that are
+        self.fresh = 0  # chunks that are not stored yet
+        self.kept = [0, 0]  # chunks and bytes that are
         self.given_up = False
 
     @property
@@ -460,8 +460,7 @@ class Writer:
                 return 0
         due = self._due.setdefault(recording, [])
         if isinstance(said, bytes):
-            recording.fresh[0] += 1
-            recording.fresh[1] += size
+            recording.fresh += 1
         due += frames
         return size
 
@@ -551,8 +550,8 @@ class Writer:
             recording.position += len(recording.prefix) + len(frames)
             recording.prefix = []
             recording.stored = True
-            recording.kept = [before + more for before, more in zip(recording.kept, recording.fresh, strict=True)]
-            recording.fresh = [0, 0]
+            recording.kept[0] += recording.fresh
+            recording.fresh = 0
 
     def _committed(self, seconds: float, due: dict[Recording, list[Frame]]) -> None:
         """Count a commit, and what was in it."""
@@ -561,7 +560,9 @@ class Writer:
         self.commit_times[bisect_left(COMMIT_SECONDS, seconds)] += 1
         self.slowest_commit_us = max(self.slowest_commit_us, int(seconds * 1e6))
         for recording, frames in due.items():
+            size = recording.decoding.size
             for frame in chain(recording.prefix, frames):
+                recording.kept[1] += size(frame)
                 if not is_system(frame.type):
                     self.events += 1
                 elif frame.type == "$response":
@@ -630,7 +631,7 @@ class Writer:
         kept = {frame.type: frame for frame in frames if frame.type in KEPT}
         said = [jsontext.object_of(frame.data) for frame in frames if frame.type == "$gap"]
         size = sum(recording.decoding.size(frame) for frame in frames if frame.type not in KEPT)
-        lost = recording.fresh[0]
+        lost = recording.fresh
         if not self._said_shedding:
             self._said_shedding = True
             what = f"stream {recording.stream.stream_id}: what came of it last cannot be stored and is lost"
@@ -642,7 +643,7 @@ class Writer:
         if not size and _is_about_data(error):  # nor can what is said of it
             self._give_up(recording, error)
             return
-        recording.fresh = [0, 0]
+        recording.fresh = 0
         self.dropped_bytes += size
         if size or said:
             whole = Lost(lost + sum(each["chunks"] for each in said), size + sum(each["bytes"] for each in said), "")
@@ -674,6 +675,7 @@ class Writer:
         """Nothing can be stored: say so once, and once that what comes is dropped."""
         if self.failing_since is None:
             self.failing_since = datetime.now(UTC)
+            self._said_dropping = False
             logger.error("the database fails, what is recorded waits in memory: %s", one_line(error))
         if not self._said_dropping and self._overflow:
             self._said_dropping = True
