@@ -21,13 +21,17 @@ from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import FAILED_OUTCOMES, failed_streams, session_streams, sessions
 from recorder.projections.usage import usage_hourly, without_usage
-from recorder.protocols import StreamFold
-from recorder.protocols.merge import Contribution, RunView, merge
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution, RunView
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 USAGE_BY = ("model", "assistant", "day", "hour", "protocol", "session")
 FAILURES_BY = ("code", "tool", "model")
+
+_BY_START = (sa.func.coalesce(runs.c.created_at, runs.c.observed_at), runs.c.observed_at, runs.c.run_id)
+"""Orders runs by their start: what the API says of it is in whole seconds, and of some it says nothing."""
 
 
 class Named(NamedTuple):
@@ -40,6 +44,7 @@ class Named(NamedTuple):
 def resolve(connection: sa.Connection, id: str) -> Named:
     """What an ID names: a stream, run, session or thread id, an unambiguous prefix of one, or `last`.
 
+    A run is also named by the id of its source object, where no other is: a chat completion by its own.
     Raises UnknownID or AmbiguousID.
     """
     if id == "last":
@@ -60,6 +65,8 @@ def resolve(connection: sa.Connection, id: str) -> Named:
             sa.select(column).where(column == id).limit(1)
         ).first():
             return Named(kind, id)
+    if (run_id := _named_by_its_source(connection, id, runs.c.source_id == id)) is not None:
+        return Named("run", run_id)
     for kind, column in columns.items():
         text = sa.cast(column, sa.Text)
         prefixed = sa.select(text).where(sa.func.substr(text, 1, len(id)) == id).distinct().order_by(text).limit(4)
@@ -70,7 +77,20 @@ def resolve(connection: sa.Connection, id: str) -> Named:
             )
         if found:
             return Named(kind, found[0])
+    begins = sa.func.substr(runs.c.source_id, 1, len(id)) == id
+    if id and (run_id := _named_by_its_source(connection, id, begins)) is not None:
+        return Named("run", run_id)
     raise UnknownID(f"{id!r} is no stream, run, session or thread here; `recorder ls` lists what is")
+
+
+def _named_by_its_source(connection: sa.Connection, id: str, where: sa.ColumnElement[bool]) -> str | None:
+    """The run whose source object is named so. Such an id need not be unique: raises AmbiguousID."""
+    found = list(connection.execute(sa.select(runs.c.run_id).where(where).order_by(runs.c.run_id).limit(4)).scalars())
+    if len(found) > 1:
+        raise AmbiguousID(
+            f"{id!r} is what several runs have been called ({', '.join(found[:3])}{' …' * (len(found) > 3)}); name one of these"
+        )
+    return found[0] if found else None
 
 
 def streams_of(connection: sa.Connection, named: Named) -> list[str]:
@@ -127,6 +147,9 @@ def show_run(connection: sa.Connection, run_id: str) -> dict[str, Any]:
         **jsontext.loads(row["object"]),
         "id": run_id,
         "state": row["state"],
+        "effective_status": row["effective_status"],
+        "logical_run_id": row["logical_run_id"],
+        "source_object": None if row["source_object"] is None else jsontext.loads(row["source_object"]),
         "steps": [{**jsontext.loads(step), **({"derived_status": status} if derived else {})} for step, status, derived in steps],
         "messages": [jsontext.loads(object) for object in said],
         "streams": _streams_json(connection, streams_of(connection, Named("run", run_id))),
@@ -156,7 +179,10 @@ def show_run_at(connection: sa.Connection, run_id: str, stream_prefix: str | Non
             contributions.append(Contribution(source_of(stream, fold), part))
     if not contributions:
         raise UsageError(f"{run_id} did not exist yet at position {at} of {chosen[0]}")
-    return view_json(merge(run_id, contributions))
+    place = sa.select(runs.c.logical_run_id).where(runs.c.run_key == run_id)
+    view = merge(run_id, contributions)
+    view.logical_run_id = connection.execute(place).scalar() or run_id
+    return view_json(view)
 
 
 def view_json(view: RunView) -> dict[str, Any]:
@@ -165,12 +191,17 @@ def view_json(view: RunView) -> dict[str, Any]:
         **view.object,
         "id": view.key,
         "state": view.state,
-        "steps": [step.object for step in view.steps],
+        "effective_status": view.status,
+        "logical_run_id": view.logical_run_id,
+        "source_object": view.source_object,
+        "steps": [
+            {**step.object, **({"derived_status": step.derived_status} if step.derived_status else {})} for step in view.steps
+        ],
         "messages": [message.object for message in view.messages],
         "streams": [
             {"stream_id": source.stream_id, "outcome": source.outcome, "events": source.events} for source in view.sources
         ],
-        "protocol": view.sources[-1].protocol,
+        "protocol": view.protocol,
         "anomalies": [
             {"stream_id": stream_id, "position": position, "kind": kind, "detail": detail}
             for stream_id, position, kind, detail in view.anomalies
@@ -179,13 +210,12 @@ def view_json(view: RunView) -> dict[str, Any]:
 
 
 def show_session(connection: sa.Connection, named: Named) -> dict[str, Any]:
-    """A session (or all that a thread has): its streams and runs, in order."""
+    """A session (or all that a thread has): its streams and runs in the order of their start, and what was amiss in them."""
     ids = streams_of(connection, named)
     column = runs.c.session_id if named.kind == "session" else runs.c.thread_id
-    found = connection.execute(
-        sa.select(runs.c.run_id).where(column == named.id).order_by(runs.c.created_at, runs.c.run_id)
-    ).scalars()
-    return {"session_id": named.id, "streams": _streams_json(connection, ids), "runs": list(found)}
+    found = connection.execute(sa.select(runs.c.run_id).where(column == named.id).order_by(*_BY_START)).scalars()
+    amiss = [entry for some in database.slices(ids) for entry in _anomalies(connection, anomalies.c.stream_id.in_(some))]
+    return {"session_id": named.id, "streams": _streams_json(connection, ids), "runs": list(found), "anomalies": amiss}
 
 
 def list_sessions(
@@ -220,7 +250,7 @@ def list_sessions(
     ordered = (
         sa.select(runs.c.session_id, runs.c.model, runs.c.status, runs.c.state)
         .where(runs.c.session_id.in_(ids))
-        .order_by(runs.c.created_at)
+        .order_by(*_BY_START)
     )
     for run in connection.execute(ordered).mappings():
         detail.setdefault(run["session_id"], []).append(run)

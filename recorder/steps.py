@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from recorder import jsontext
+
 RUN_TERMINAL = frozenset({"completed", "failed", "cancelled", "expired", "incomplete"})
 STEP_TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
 MESSAGE_TERMINAL = frozenset({"completed", "incomplete"})
@@ -28,6 +30,9 @@ STREAMED = frozenset(
 """(parent key, key) of the strings that deltas extend."""
 
 Object = dict[str, Any]
+
+_GIVEN = ("arguments", "input", "code", "action", "actions", "operation", "queries")
+"""Where tool calls have what the tool was given."""
 
 
 class _Model(BaseModel):
@@ -80,13 +85,14 @@ class ToolCall(_Model):
 
     @property
     def name(self) -> str | None:
-        return _text(self._body.get("name"))
+        name = self._body.get("name")
+        return name if isinstance(name, str) else None
 
     @property
     def arguments(self) -> str | None:
-        """What the tool was given: arguments, or the code interpreter's input."""
+        """What the tool was given: arguments, an input or code; of tools that are given no text, its JSON."""
         body = self._body
-        return _text(body.get("arguments", body.get("input")))
+        return next((_text(body[key]) for key in _GIVEN if body.get(key) is not None), None)
 
     @property
     def output(self) -> str | None:
@@ -97,6 +103,12 @@ class ToolCall(_Model):
             logs = [entry.get("logs") for entry in outputs if isinstance(entry, dict) and isinstance(entry.get("logs"), str)]
             return "".join(map(str, logs)) if logs else None
         return _text(body.get("output"))
+
+    @property
+    def child_run_id(self) -> str | None:
+        """The run that an agent made which was called (connected agents of Azure's)."""
+        id = self._body.get("run_id")
+        return id if isinstance(id, str) and self.type == "connected_agent" else None
 
 
 class RunStep(_Model):
@@ -148,9 +160,13 @@ class Run(_Model):
     usage: Usage | None = None
     created_at: int | None = None
     state: str | None = None
+    effective_status: str | None = None
+    logical_run_id: str | None = None
+    source_object: Object | None = None
     steps: list[RunStep] = []
     messages: list[Message] = []
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """A text as it is, anything else as its JSON."""
+    return value if value is None or isinstance(value, str) else jsontext.dumps(value)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recorder import jsontext
-from recorder.protocols import Request, StreamFold, assistants, protocol_for
+from recorder import database, jsontext, log, queries
+from recorder.collect.import_ import import_paths
+from recorder.projections import runner
+from recorder.protocols import Request, assistants, protocol_for
+from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
+from recorder.protocols.view import RunView
 from recorder.sse import Frame
+from recorder.steps import RUN_TERMINAL
 from tests.writing import (
     BORN,
     DONE,
@@ -499,7 +506,7 @@ def test_rule_4_the_final_step_wins_and_a_difference_is_flagged(status: str) -> 
 
 def test_rule_4_both_the_accumulation_and_the_final_object_are_kept() -> None:
     fold = folded([at("in_progress"), ("x", message()), text_delta("Hello"), ("x", message("completed", content=[text("Bye")]))])
-    kept = fold.states()["run_1"]["messages"]["msg_1"]
+    kept = fold.states()["run_1"]["families"]["messages"]["msg_1"]
     assert kept["object"]["content"] == [text("Bye")]
     assert kept["delta"]["content"][0]["text"]["value"] == "Hello"
 
@@ -688,6 +695,129 @@ def test_a_message_of_the_users_belongs_to_no_run() -> None:
     fold = folded([at("in_progress"), ("thread.message.completed", asked_by), at("completed")])
     assert set(fold.states()) == {"run_1", "msg_0", STREAM}
     assert not merge("msg_0", [contribution(fold, "msg_0")]).is_run
+
+
+# Other envelopes, and responses that are no stream
+
+
+def wrapped(events: Sequence[Event], order: Sequence[str] = ("event", "data")) -> list[Event]:
+    """Events in LiteLLM's envelope, which is also that of openai-node's toReadableStream()."""
+    made = [(name, {"event": name, "data": payload}) for name, payload in events]
+    return [("", {key: envelope[key] for key in order}) for _, envelope in made]
+
+
+@pytest.mark.parametrize("order", [("event", "data"), ("data", "event")])
+@pytest.mark.parametrize("events", [said(), asked(), answered(), said()[:5]], ids=["said", "asked", "answered", "begun"])
+def test_the_envelope_folds_the_same_whatever_comes_first_in_it(events: list[Event], order: tuple[str, str]) -> None:
+    assert viewed(wrapped(events, order), request=Request()) == viewed(events, request=Request())
+
+
+def test_lines_of_json_fold_the_same_and_come_back_byte_for_byte(tmp_path: Path, engine: sa.Engine) -> None:
+    lines = b"".join(data(payload).encode() + b"\n" for _, payload in wrapped(said()))
+    path = tmp_path / "x.events.jsonl"
+    path.write_bytes(lines)
+    (row,) = import_paths(engine, [str(path)])
+    runner.catch_up(engine)
+    assert b"".join(part for part, _, _ in log.wire(log.read_stream(engine, row.stream_id))) == lines
+    with database.read(engine) as connection:
+        shown = queries.show_run(connection, "run_1")
+    wanted = queries.view_json(viewed(said()))
+    assert {key: shown[key] for key in ("steps", "messages", "status", "usage", "state")} == {
+        key: wanted[key] for key in ("steps", "messages", "status", "usage", "state")
+    }
+
+
+def body(found: Any, path: str = "/v1/threads/thread_1/runs/run_1", number: int = 1, method: str = "GET") -> StreamFold:
+    """The fold of a response that is no stream."""
+    fold = StreamFold(Request(method=method, path=path))
+    fold.feed(0, 0, "$response", '{"status": 200, "headers": [["content-type", "application/json"]]}')
+    fold.feed(1, 10, "$body", json.dumps(found))
+    fold.feed(2, 20, "$end", '{"outcome": "done"}')
+    return fold
+
+
+def page(*objects: dict[str, Any]) -> dict[str, Any]:
+    return {"object": "list", "data": list(objects), "first_id": None, "last_id": None, "has_more": False}
+
+
+def merged(*folds: StreamFold, key: str = "run_1") -> RunView:
+    told = [(number, fold) for number, fold in enumerate(folds) if key in fold.states()]
+    return merge(key, [contribution(fold, key, number, started=number) for number, fold in told])
+
+
+@pytest.mark.parametrize("status", RUN_EVENTS)
+def test_a_run_that_came_whole_is_a_snapshot(status: str) -> None:
+    """Created, polled, cancelled, or after its outputs were submitted: the body is the run."""
+    for path, method in (("", "GET"), ("/cancel", "POST"), ("/submit_tool_outputs", "POST")):
+        view = merged(body(run(status), f"/v1/threads/thread_1/runs/run_1{path}", method=method))
+        assert view.object == run(status)
+        assert view.state == ("ended" if status in RUN_TERMINAL else "waiting" if status == "requires_action" else "unknown")
+
+
+def test_a_body_alone_can_tell_its_protocol() -> None:
+    for found in (run(), step(), message(), page(run()), {"id": "thread_1", "object": "thread"}):
+        assert body(found, path="").protocol == "assistants"
+    for found in (page(), {"object": "list", "data": [{"object": "model"}]}, {"object": "assistant", "id": "asst_1"}, [run()], 5):
+        assert body(found, path="").protocol is None
+
+
+def test_lists_over_several_pages_are_snapshots_of_all_that_they_list() -> None:
+    steps = [step("completed", f"step_{number}", created_at=BORN + number) for number in range(4)]
+    given = message("completed", "msg_1", [text("Hello")])
+    view = merged(
+        body(page(*steps[2:]), "/v1/threads/thread_1/runs/run_1/steps"),
+        body(page(*steps[:2]), "/v1/threads/thread_1/runs/run_1/steps"),
+        body(page(given, message("completed", "msg_0", [text("Hi")], run_id=None, role="user")), "/v1/threads/thread_1/messages"),
+        body(page(run("completed"), run("failed", "run_2")), "/v1/threads/thread_1/runs"),
+    )
+    assert [each.object for each in view.steps] == steps
+    assert [each.object for each in view.messages] == [given]
+    assert (view.object["status"], view.state) == ("completed", "ended")
+
+
+def test_a_run_that_is_listed_with_others_is_each_its_own() -> None:
+    fold = body(page(run("completed"), run("failed", "run_2"), run("expired", "run_3")), "/v1/threads/thread_1/runs")
+    statuses = {key: merged(fold, key=key).object["status"] for key in fold.states() if key}
+    assert statuses == {"run_1": "completed", "run_2": "failed", "run_3": "expired"}
+
+
+@pytest.mark.parametrize("cut", range(1, len(said()) - 2))
+def test_a_poll_ends_what_a_cut_stream_left_unknown(cut: int) -> None:
+    stream = folded(said()[:cut], outcome="cut")
+    assert merged(stream).state == "unknown"
+    last = dict(said())
+    view = merged(
+        stream,
+        body(last["thread.run.completed"]),
+        body(page(last["thread.run.step.completed"]), "/v1/threads/thread_1/runs/run_1/steps"),
+        body(last["thread.message.completed"], "/v1/threads/thread_1/messages/msg_of_run_1"),
+    )
+    whole = merged(folded(said()))
+    assert (view.object, view.state, view.steps, view.messages) == (whole.object, "ended", whole.steps, whole.messages)
+
+
+def test_a_poll_that_shows_less_takes_nothing_back() -> None:
+    begun = folded(said()[:6], outcome="cut")
+    before = merged(begun).messages[0].object["content"]
+    assert before[0]["text"]["value"]
+    poll = body(page(step(id="step_of_run_1", type="message_creation")), "/v1/threads/thread_1/runs/run_1/steps")
+    view = merged(begun, poll, body(message(id="msg_of_run_1"), "/v1/threads/thread_1/messages/msg_of_run_1"))
+    assert view.messages[0].object["content"] == before
+
+
+@pytest.mark.parametrize("found", [page(), [], 5, "x", None, {"object": "thread.run"}, {"object": "thread.deleted", "id": "x"}])
+def test_a_body_that_says_nothing_of_a_run_makes_none(found: Any) -> None:
+    assert {key for key in body(found).states() if key} == set()
+
+
+def test_outputs_that_were_submitted_without_a_stream_are_kept() -> None:
+    request = submitting()
+    fold = StreamFold(request._replace(body={**request.body, "stream": False}))
+    fold.feed(0, 0, "$response", '{"status": 200, "headers": [["content-type", "application/json"]]}')
+    fold.feed(1, 10, "$body", json.dumps(run("queued")))
+    view = merged(folded(asked()), fold)
+    assert view.outputs == {"call_1": "rain"}
+    assert view.object["status"] == "queued"
 
 
 # The stream itself

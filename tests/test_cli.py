@@ -265,6 +265,7 @@ def test_show_has_what_is_promised(run: Run, filled: Path) -> None:
         "session_id": "mine",
         "streams": [{"stream_id": stream_id(1), "outcome": "done", "events": 2}],
         "runs": ["run_2"],
+        "anomalies": [],
     }
 
 

@@ -1,7 +1,8 @@
 """Our own golden streams: each folds to the JSON beside it, however its bytes are cut, and comes back byte for byte.
 
-A case's .json has `runs` (as show_run gives them; streams by the name of their file, anomalies without their detail),
-`unowned` (what belongs to no run) and `stream` (what is about the stream itself). `follows` names the stream that began its run.
+They stand in a folder for each protocol. A case's .json has `runs` (as show_run gives them; streams by the name of their
+file, anomalies without their detail), `unowned` (what belongs to no run) and `stream` (what is about the stream itself).
+`follows` names the stream that began its run.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from recorder.projections import runner
 from recorder.projections.folds import request_of, source_of
 from recorder.projections.sessions import session_streams
 from recorder.projections.verify import verify
-from recorder.protocols import StreamFold, assistants
-from recorder.protocols.merge import Contribution, RunView, merge
+from recorder.protocols import PROTOCOLS, assistants, responses
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
-from recorder.sse import Frame, SSEDecoder
+from recorder.protocols.view import Contribution, RunView
+from recorder.sse import Frame, SSEDecoder, is_system
 
-FOLDER = Path(__file__).parents[1] / "fixtures" / "assistants"
-CASES = sorted(path.stem for path in FOLDER.glob("*.sse"))
+FOLDER = Path(__file__).parents[1] / "fixtures"
+CASES = sorted(str(path.relative_to(FOLDER)).removesuffix(".sse") for path in FOLDER.glob("*/*.sse"))
 
 each_case = pytest.mark.parametrize("case", CASES)
 
@@ -38,6 +41,11 @@ def expected(case: str) -> dict[str, Any]:
 
 def sse(case: str) -> Path:
     return FOLDER / f"{case}.sse"
+
+
+def beside(case: str, name: str) -> str:
+    """The case of another file in the same folder."""
+    return f"{case.partition('/')[0]}/{name.removesuffix('.sse')}"
 
 
 def frames_of(case: str) -> tuple[Stream, list[Frame]]:
@@ -83,16 +91,13 @@ def check(case: str, fold: StreamFold, stream: Stream) -> None:
     """Compare the fold of a case, with the one that it follows, to its JSON."""
     want = expected(case)
     folded = [(stream, fold)]
-    names = {stream.stream_id: f"{case}.sse"}
+    names = {stream.stream_id: sse(case).name}
     if "follows" in want:
-        before, frames = frames_of(want["follows"].removesuffix(".sse"))
+        before, frames = frames_of(beside(case, want["follows"]))
         folded.insert(0, (before, fed(StreamFold(request_of(before)), frames)))
         names[before.stream_id] = want["follows"]
     found = views(*folded)
     shown = [told(queries.view_json(view), names) for view in found if view.is_run]
-    for run in want["runs"]:
-        for step in run["steps"]:
-            step.pop("derived_status", None)  # it is the projection's to derive
     assert shown == want["runs"]
     unowned = [
         {"id": view.key, "steps": [each.object for each in view.steps], "messages": [each.object for each in view.messages]}
@@ -112,15 +117,51 @@ def check(case: str, fold: StreamFold, stream: Stream) -> None:
 
 
 def test_every_stream_has_its_json_and_every_json_its_stream() -> None:
-    beside = {path.name.removesuffix(".json") for path in FOLDER.glob("*.json") if not path.name.endswith(".request.json")}
-    assert beside == set(CASES)
+    told_of = {
+        str(path.relative_to(FOLDER)).removesuffix(".json")
+        for path in FOLDER.glob("*/*.json")
+        if not path.name.endswith(".request.json")
+    }
+    assert told_of == set(CASES)
     assert len(CASES) >= 20
 
 
-def test_the_cases_have_every_event_of_the_protocol() -> None:
-    seen = {frame.type for case in CASES for frame in decoded(sse(case).read_bytes())}
+def test_every_protocol_has_cases() -> None:
+    assert {case.partition("/")[0] for case in CASES} == {protocol.NAME for protocol in PROTOCOLS}
+    for case in CASES:
+        assert expected(case)["stream"]["protocol"] in (case.partition("/")[0], None)
+
+
+def test_the_cases_have_every_event_of_the_assistants_stream() -> None:
+    seen = {frame.type for case in CASES if case.startswith("assistants/") for frame in decoded(sse(case).read_bytes())}
     missing = set(assistants.HANDLERS) - seen
     assert missing == {"thread.run.incomplete", "thread.run.step.expired"}, "those two no server was ever seen to send"
+
+
+def test_the_cases_have_every_event_of_the_responses_stream() -> None:
+    seen = {frame.type for case in CASES if case.startswith("responses/") for frame in decoded(sse(case).read_bytes())}
+    known = {*responses.HANDLERS, *(f"{name}.delta" for name in responses.STREAMED)}
+    assert known <= seen
+    whole = {f"response.{name}" for name in ("created", "queued", "in_progress", "completed", "failed", "incomplete", "done")}
+    assert whole <= seen
+
+
+def test_the_cases_have_every_way_in_which_a_chat_ends_and_speaks() -> None:
+    chunks = [
+        jsontext.object_of(frame.data)
+        for case in CASES
+        if case.startswith("chat/")
+        for frame in decoded(sse(case).read_bytes())
+        if not is_system(frame.type)
+    ]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices") or ()]
+    finished = {choice.get("finish_reason") for choice in choices}
+    assert finished >= {None, "stop", "length", "tool_calls", "function_call", "content_filter", "error"}
+    spoken = {key for choice in choices for key, value in (choice.get("delta") or {}).items() if value}
+    assert spoken >= {
+        *("role", "content", "refusal", "tool_calls", "function_call", "audio", "annotations"),
+        *("reasoning_content", "reasoning", "reasoning_details"),
+    }
 
 
 @each_case
@@ -175,17 +216,18 @@ def imported(engine: sa.Engine) -> tuple[sa.Engine, dict[str, str]]:
     """A database with all cases, and the names of their files by stream_id."""
     rows = import_paths(engine, [str(sse(case)) for case in CASES])
     runner.catch_up(engine)
-    return engine, {row.stream_id: Path(row.path).name for row in rows}
+    return engine, {row.stream_id: str(Path(row.path).relative_to(FOLDER)) for row in rows}
 
 
 def test_imported_cases_are_shown_as_their_json_says(imported: tuple[sa.Engine, dict[str, str]]) -> None:
     engine, names = imported
-    followed = {expected(case).get("follows") for case in CASES}
+    followed = {beside(case, expected(case)["follows"]) for case in CASES if "follows" in expected(case)}
+    plain = {stream_id: Path(name).name for stream_id, name in names.items()}
     with database.read(engine) as connection:
         for case in CASES:
-            if f"{case}.sse" not in followed:
+            if case not in followed:
                 want = expected(case)["runs"]
-                assert [told(queries.show_run(connection, run["id"]), names) for run in want] == want
+                assert [told(queries.show_run(connection, run["id"]), plain) for run in want] == want
 
 
 def test_each_streams_row_says_what_its_json_says(imported: tuple[sa.Engine, dict[str, str]]) -> None:

@@ -38,7 +38,20 @@ PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps",
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {
-    "protocols": ("deltas", "partial", "assistants", "merge", "__init__"),
+    "protocols": (
+        "payload",
+        "deltas",
+        "partial",
+        "view",
+        "assistants",
+        "response_run",
+        "responses",
+        "chat_run",
+        "chat",
+        "__init__",
+        "fold",
+        "merge",
+    ),
     "redaction": (
         "filler",
         "leaves",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recorder.protocols.merge import Contribution, merge
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution
 from tests.writing import (
     BORN,
     DONE,

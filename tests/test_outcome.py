@@ -48,6 +48,16 @@ def of_body(*frames: Frame) -> Ending:
         ((DELTA, DONE), "cut", 404, "http_error"),
         ((ERROR,), "client_closed", 400, "http_error"),
         ((DELTA,), "eof", 399, "eof"),
+        ((b'data: {"error":{"message":"m"}}\n\n',), "eof", 200, "error"),
+        ((b'data: {"error":"m"}\n\n', DONE), "eof", 200, "error"),
+        ((b'data: {"type":"error","message":"m"}\n\n',), "cut", 200, "error"),
+        ((b'data: {"event":"error","data":"m"}\n\n',), "eof", 200, "error"),
+        ((b'data: {"choices":[],"error":{"code":502}}\n\n', DONE), "eof", 200, "error"),
+        ((b'data: {"error":null}\n\n', DONE), "eof", 200, "done"),
+        ((b'data: {"text":"an \\"error\\""}\n\n', DONE), "eof", 200, "done"),
+        ((b'data: {"response":{"error":{"code":"x"}}}\n\n',), "eof", 200, "eof"),
+        ((b'data: no "error" at all\n\n',), "eof", 200, "eof"),
+        ((b'event: update\ndata: {"error":{"message":"m"}}\n\n',), "eof", 200, "eof"),
     ],
 )
 def test_of_a_captured_stream(chunks: tuple[bytes, ...], closed: str, status: int | None, outcome: str) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recorder import database, queries
+from recorder import database, jsontext, log, queries
 from recorder.log import LOG_TABLES, Stream, checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, folds, runner
 from recorder.projections import verify as verifying
@@ -24,8 +24,11 @@ from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import session_streams, sessions
 from recorder.projections.usage import usage_hourly
-from recorder.protocols import FOLD_VERSION, Request, StreamFold
+from recorder.protocols import FOLD_VERSION, Request
+from recorder.protocols.fold import StreamFold
 from recorder.sse import Frame, SSEDecoder, encode, is_system
+from tests import chatting
+from tests.responding import RESPONSES, answering, called, getting, message_item, replied, response
 from tests.test_assistants import garbage, requests
 from tests.writing import (
     BORN,
@@ -141,11 +144,30 @@ def pool() -> list[tuple[Stream, list[Frame]]]:
             None,
             "eof",
         ),
+        # Responses: a chain whose calls are answered, in a session that a later one names; one in pieces; one that is polled.
+        (called(), RESPONSES, None, "eof"),
+        (called(id="resp_2", call_ids=["call_2"], previous_response_id="resp_1"), answering(), None, "eof"),
+        (replied(id="resp_3", previous_response_id="resp_2"), answering("sun", "resp_2", "call_2"), "other", "eof"),
+        (replied("A fourth", id="resp_4", previous_response_id="resp_3"), answering([], "resp_3"), None, "cut"),
+        (replied(id="resp_5"), answering("snow", None), None, "eof"),
+        (replied("In pieces", id="resp_6", conversation={"id": "conv_1"})[:6], RESPONSES, None, "cut"),
+        (replied("In pieces", id="resp_6", conversation={"id": "conv_1"})[4:7], getting("resp_6", 3), None, "cut"),
+        ([("", {"error": {"message": "too old"}})], getting("resp_2", 3), None, "eof"),
+        # Chats: two whose calls the next request answers, one of them twice; one that is cut in an error.
+        (chatting.called(), chatting.CHAT, None, "done"),
+        (chatting.called(ids=["call_2"]), chatting.history(("call_1", "rain")), "mine", "done"),
+        (chatting.said(usage=chatting.USAGE), chatting.history(("call_1", "rain"), ("call_2", "sun")), None, "eof"),
+        (chatting.said(), chatting.history(("call_1", "snow")), None, "cut"),
+        ([*chatting.said()[:2], ("", {"error": {"message": "It broke."}})], chatting.CHAT, None, "error"),
     ]
     made = [
         (stream(number, request, label=label), frames(events, outcome))
         for number, (events, request, label, outcome) in enumerate(told)
     ]
+    polled = response("completed", "resp_6", [message_item("In pieces")], conversation={"id": "conv_1"})
+    json_type = log.system_frame("$response", {"status": 200, "headers": [["content-type", "application/json"]]}, 0)
+    body = [json_type, Frame("$body", jsontext.dumps(polled)), log.system_frame("$end", {"outcome": "done"}, 0)]
+    made.append((stream(len(made), getting("resp_6")), body))
     made[6][1].extend([TAIL, Frame("$end", '{"outcome": "cut"}', None, 99)])
     return made
 

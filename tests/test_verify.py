@@ -17,6 +17,8 @@ from recorder.log import checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, runner
 from recorder.projections.verify import verify
 from recorder.sse import Frame
+from tests import chatting
+from tests.responding import RESPONSES, answering, called, replied
 from tests.writing import answered, asked, frames, said, stream, stream_id, submitting, write
 
 pytestmark = pytest.mark.slow
@@ -46,6 +48,10 @@ def fill(engine: sa.Engine) -> None:
     ]
     write(engine, stream(1, label="labelled"), odd)
     write(engine, stream(2), frames(asked("run_waiting"), None))
+    write(engine, stream(3, RESPONSES), frames(called(), "eof"))
+    write(engine, stream(4, answering()), frames(replied(id="resp_2", previous_response_id="resp_1"), "eof"))
+    write(engine, stream(5, chatting.CHAT), frames(chatting.called()))
+    write(engine, stream(6, chatting.history(("call_1", "rain"))), frames(chatting.said(usage=chatting.USAGE)))
     runner.catch_up(engine)
 
 
@@ -84,7 +90,7 @@ def test_what_recorder_wrote_is_clean(engine: sa.Engine) -> None:
     fill(engine)
     report = verify(engine)
     assert report.problems == []
-    assert report.streams == len(CASES) + 2
+    assert report.streams == len(CASES) + 6
     with database.read(engine) as connection:
         assert report.events == connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one()
 
@@ -167,7 +173,7 @@ def test_a_cell_changed_in_any_column_is_reported(copied: Callable[[], sa.Engine
 @pytest.mark.slow
 @pytest.mark.parametrize("table", CHECKED, ids=lambda table: table.name)
 def test_any_cell_changed_is_reported(copied: Callable[[], sa.Engine], table: sa.Table) -> None:
-    assert undetected(copied, table, 40) == []
+    assert undetected(copied, table, 12) == []
 
 
 @pytest.mark.parametrize("table", CHECKED, ids=lambda table: table.name)

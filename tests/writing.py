@@ -12,8 +12,10 @@ import sqlalchemy as sa
 
 from recorder import database, jsontext, log
 from recorder.log import Stream
-from recorder.protocols import Request, StreamFold
-from recorder.protocols.merge import Contribution, RunView, Source, merge
+from recorder.protocols import Request
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution, RunView, Source
 from recorder.sse import Frame
 
 BORN = 1_780_000_000  # Unix seconds: 2026-05-28 20:26:40 UTC
@@ -197,6 +199,8 @@ def contribution(fold: StreamFold, key: str = "run_1", number: int = 0, started:
         fold.thread_id,
         fold.outcome,
         fold.events,
+        fold.previous,
+        fold.root,
     )
     return Contribution(source, jsontext.loads(jsontext.dumps(fold.states()[key])))
 

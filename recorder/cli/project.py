@@ -10,7 +10,7 @@ import click
 from recorder.cli.opening import opened
 from recorder.cli.output import Progress, note
 from recorder.projections import runner
-from recorder.protocols import StreamFold
+from recorder.protocols.fold import StreamFold
 
 _IDLE_SECONDS = 0.2
 _SHARE = 10  # of the time of a pass, that the next one waits: an open stream's state is written again each time

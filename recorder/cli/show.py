@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import click
 
 from recorder import database, jsontext, queries
 from recorder.cli.opening import json_option, opened
-from recorder.cli.output import emit, note, say, table
+from recorder.cli.output import emit, say, table
 from recorder.errors import UsageError
 from recorder.steps import Message, Run, RunStep
 
@@ -62,7 +63,8 @@ def _facts(pairs: list[tuple[str, Any]]) -> None:
 def _stream(shown: dict[str, Any]) -> None:
     target = shown["host"] + shown["path"] + (f"?{shown['query']}" if shown["query"] else "")
     names = ("stream_id", "session_id", "source", "started_at", "outcome", "protocol", "runs")
-    _facts([("request", f"{shown['method']} {target}".strip()), *((name, shown[name]) for name in names)])
+    facts = [("request", f"{shown['method']} {target}".strip()), *((name, shown[name]) for name in names)]
+    _facts([*facts, ("anomalies", _counted(shown["anomalies"]))])
     click.echo()
     rows = [
         (event["position"], f"{event['offset_us'] / 1e6:.6f}", event["type"], event["data"][:500]) for event in shown["events"]
@@ -74,8 +76,8 @@ def _stream(shown: dict[str, Any]) -> None:
 def _run(shown: dict[str, Any]) -> None:
     run = Run.of(shown)
     streams = [f"{entry['stream_id']} ({entry['outcome'] or 'open'}, {entry['events']} events)" for entry in shown["streams"]]
-    facts = [("run", run.id), ("status", f"{run.status} ({run.state})")]
-    _facts([*facts, *((name, shown.get(name)) for name in _RUN_FACTS), ("streams", ", ".join(streams))])
+    facts = [("run", run.id), ("status", f"{run.status} ({run.state})"), *((name, shown.get(name)) for name in _RUN_FACTS)]
+    _facts([*facts, ("streams", ", ".join(streams)), ("anomalies", _counted(shown["anomalies"]))])
     for object in shown["steps"]:
         step = RunStep.of(object)
         derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
@@ -85,6 +87,7 @@ def _run(shown: dict[str, Any]) -> None:
             say(f"  {call.type} {call.name or ''}".rstrip())
             _block("    ", call.arguments)
             _block("    → ", call.output)
+            _block("    run ", call.child_run_id)
     for object in shown["messages"]:
         message = Message.of(object)
         click.echo()
@@ -100,16 +103,23 @@ def _block(lead: str, text: str | None) -> None:
 
 
 def _session(shown: dict[str, Any]) -> None:
-    _facts([("session_id", shown["session_id"]), ("runs", shown["runs"])])
+    _facts([("session_id", shown["session_id"]), ("runs", shown["runs"]), ("anomalies", _counted(shown["anomalies"]))])
     click.echo()
     table(
         [(entry["stream_id"], entry["outcome"] or "open", entry["events"]) for entry in shown["streams"]],
         ("stream_id", "outcome", "events"),
     )
+    _anomalies(shown["anomalies"])
+
+
+def _counted(found: list[dict[str, Any]]) -> str:
+    """`3 (delta_mismatch 2, gap 1)`"""
+    kinds = Counter(entry["kind"] for entry in found)
+    return f"{len(found)} ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if found else ""
 
 
 def _anomalies(found: list[dict[str, Any]]) -> None:
     if found:
-        note(f"\n{len(found)} anomalies")
-        for entry in found:
-            note(f"  {entry['stream_id']} at {entry['position']}: {entry['kind']}: {entry['detail']}")
+        click.echo()
+    for entry in found:
+        say(f"anomaly {entry['kind']}  {entry['stream_id']} at {entry['position']}: {entry['detail']}")

@@ -5,7 +5,7 @@ To add one: its file, its entry in PROJECTIONS, one migration. sessions and usag
 
 from __future__ import annotations
 
-from recorder.projections import anomalies, folds, messages, pending_sums, run_steps, runs, sessions, usage
+from recorder.projections import anomalies, answers, folds, messages, pending_sums, run_steps, runs, sessions, usage
 
 PROJECTIONS = (runs, run_steps, messages, anomalies)
 """Families whose rows belong to one run each: they are replaced, run by run."""
@@ -13,7 +13,7 @@ PROJECTIONS = (runs, run_steps, messages, anomalies)
 READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, usage) for table in family.TABLES)
 """All tables that people query."""
 
-PROJECTED = (*folds.TABLES, *READ_MODEL)
+PROJECTED = (*folds.TABLES, *answers.TABLES, *READ_MODEL)
 """All tables that can be rebuilt from the log."""
 
 WORKING = pending_sums.TABLES

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from recorder.database import StreamID, metadata
 from recorder.projections.runs import text
-from recorder.protocols.merge import RunView
+from recorder.protocols.view import RunView
 
 anomalies = sa.Table(
     "anomalies",

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.database import StreamID, metadata
 from recorder.log import Stream
-from recorder.protocols import FOLD_VERSION, Request, StreamFold
-from recorder.protocols.merge import Contribution, Source
+from recorder.protocols import FOLD_VERSION, Request
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.view import Contribution, Source
 
 folds = sa.Table(
     "folds",
@@ -34,7 +35,7 @@ def request_of(stream: Stream) -> Request:
             body = jsontext.loads(bytes(stream.request_body))
         except jsontext.JSONError:
             body = None
-    return Request(stream.method, stream.host, stream.path, stream.query, body)
+    return Request(stream.method, stream.host, stream.path, stream.query, body, stream.stream_id)
 
 
 def source_of(stream: Stream, fold: StreamFold) -> Source:
@@ -47,6 +48,8 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
         fold.thread_id,
         fold.outcome,
         fold.events,
+        fold.previous,
+        fold.root,
     )
 
 

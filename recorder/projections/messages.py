@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
 from recorder.projections.runs import as_object, text, utc
-from recorder.protocols.merge import RunView
+from recorder.protocols.view import RunView
 from recorder.steps import Message
 
 messages = sa.Table(

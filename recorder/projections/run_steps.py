@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
 from recorder.projections.runs import as_object, name, text, usage_columns, utc
-from recorder.protocols.merge import EntityView, RunView
+from recorder.protocols.view import EntityView, RunView
 from recorder.steps import ToolCall
 
 run_steps = sa.Table(
@@ -56,14 +56,12 @@ tool_calls = sa.Table(
     sa.Column("arguments", sa.Text),  # or the code interpreter's input
     sa.Column("output", sa.Text),  # or its logs; what the client submitted where no event repeats it
     sa.Column("child_run_id", sa.Text),  # of an Azure connected agent
+    sa.Column("awaited", sa.Boolean),  # whether its output is to come with a later request, which need not name the run
     sa.Column("object", sa.Text, nullable=False),
     sa.Index("tool_calls_tool_call_id", "tool_call_id"),
 )
 
 TABLES = (run_steps, tool_calls)
-
-_INHERITED = {"expired": "expired", "cancelled": "cancelled", "failed": "failed"}
-"""Run status → status of its steps that no event ended."""
 
 
 def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
@@ -76,7 +74,6 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
 def _step(view: RunView, run_id: str | None, ordinal: int, step: EntityView) -> dict[str, Any]:
     object = step.object
     error, details = as_object(object.get("last_error")), as_object(object.get("step_details"))
-    inherited = None if step.terminal else _INHERITED.get(text(view.object.get("status")) or "")
     return {
         "run_key": view.key,
         "step_id": step.id,
@@ -85,8 +82,8 @@ def _step(view: RunView, run_id: str | None, ordinal: int, step: EntityView) -> 
         "thread_id": text(object.get("thread_id")),
         "assistant_id": text(object.get("assistant_id")),
         "type": text(object.get("type")),
-        "status": inherited or text(object.get("status")),
-        "status_derived": inherited is not None,
+        "status": step.derived_status or text(object.get("status")),
+        "status_derived": step.derived_status is not None,
         **{
             key: utc(object.get(key))
             for key in ("created_at", "expires_at", "expired_at", "completed_at", "failed_at", "cancelled_at")
@@ -120,7 +117,8 @@ def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str
                 "name": text(call.name),
                 "arguments": text(call.arguments),
                 "output": text(output if isinstance(output, str) or output is None else jsontext.dumps(output)),
-                "child_run_id": text(as_object(given.get("connected_agent")).get("run_id")),
+                "awaited": isinstance(id, str) and id in view.calls,
+                "child_run_id": name(call.child_run_id),
                 "object": jsontext.dumps(given),
             }
         )

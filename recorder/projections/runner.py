@@ -8,7 +8,7 @@ lock, check that nobody else has moved the checkpoints meanwhile, and write for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,13 +20,18 @@ from recorder.database import slices
 from recorder.log import Stream, checkpoints, heads, pending
 from recorder.projections import PROJECTIONS, sessions, usage
 from recorder.projections.anomalies import anomalies
+from recorder.projections.answers import answered_runs, outputs, tool_answers
+from recorder.projections.answers import stream_rows as answer_rows
 from recorder.projections.folds import contribution, folds, resume, source_of, to_rows
 from recorder.projections.pending_sums import note, sum_up
+from recorder.projections.places import Places
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams, stream_row
-from recorder.protocols import FOLD_VERSION, StreamFold
-from recorder.protocols.merge import Contribution, RunView, filter_runs, merge
+from recorder.protocols import FOLD_VERSION
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import filter_runs, merge
 from recorder.protocols.partial import STREAM
+from recorder.protocols.view import Contribution, RunView
 
 WRITE_SECONDS = 0.05
 """How long a step should hold the write lock."""
@@ -104,15 +109,12 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
     """Erase streams from the log, and their part in every row that was made of them: the one exception to append-only."""
     with only_projector(engine), database.write(engine) as connection:
         keys = set(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids))).scalars())
-        touched_sessions, touched_hours = _touched(connection, stream_ids, keys)
-        for table in (folds, *log.LOG_TABLES):
-            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
-        for table in (session_streams, anomalies):
-            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
+        keys |= answered_runs(connection, stream_ids)
         keys.discard(STREAM)
-        _replace_runs(connection, [], {}, keys)
-        note(connection, touched_sessions, touched_hours)
         note(connection, *_touched(connection, stream_ids, keys))
+        for table in (folds, tool_answers, session_streams, anomalies, *log.LOG_TABLES):
+            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
+        _replace_runs(connection, [], {}, keys)
     sum_up(engine)
 
 
@@ -133,29 +135,42 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
     states = {entry.stream.stream_id: entry.fold.states() for entry in batch}
     keys = {key for parts in states.values() for key in parts}
     keys.update(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(ids))).scalars())
-    keys.discard(STREAM)
-    touched_sessions, touched_hours = _touched(connection, ids, keys)
-
+    keys |= answered_runs(connection, ids)
     connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
-    _insert(
-        connection,
-        folds,
-        [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])],
-    )
-    _replace_runs(connection, batch, states, keys)
-    connection.execute(session_streams.delete().where(session_streams.c.stream_id.in_(ids)))
-    _insert(
-        connection,
-        session_streams,
-        [stream_row(entry.stream, entry.fold, filter_runs(states[entry.stream.stream_id])) for entry in batch],
-    )
-    note(connection, touched_sessions, touched_hours)
+    connection.execute(tool_answers.delete().where(tool_answers.c.stream_id.in_(ids)))
+    kept = [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
+    _insert(connection, folds, kept)
+    _insert(connection, tool_answers, [row for entry in batch for row in answer_rows(entry.stream, entry.fold)])
+    keys |= answered_runs(connection, ids)
+    keys.discard(STREAM)
     note(connection, *_touched(connection, ids, keys))
+    places = _replace_runs(connection, batch, states, keys)
+    connection.execute(session_streams.delete().where(session_streams.c.stream_id.in_(ids)))
+    rows = []
+    for entry in batch:
+        session_id = places.session_of(source_of(entry.stream, entry.fold))
+        rows.append(stream_row(entry.stream, entry.fold, filter_runs(states[entry.stream.stream_id]), session_id))
+    _insert(connection, session_streams, rows)
+    note(connection, {row["session_id"] for row in rows}, set())
 
 
-def _replace_runs(connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]) -> None:
-    """Replace the rows of these runs, and what concerns the streams at hand alone, in every family of PROJECTIONS."""
+def _replace_runs(
+    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
+) -> Places:
+    """Replace the rows of these runs, and what concerns the streams at hand alone, in every family of PROJECTIONS.
+
+    Runs whose place depends on theirs are replaced too. What is to be summed up then is noted.
+    """
+    places = Places(connection)
     views = _views(connection, batch, states, keys)
+    more = places.add(keys, views)
+    keys = set(keys)
+    while more:
+        note(connection, *_touched(connection, [], more))
+        followers = _views(connection, (), states, more)
+        keys |= more
+        more = places.add(more, followers)
+        views += followers
     for family in PROJECTIONS:
         rows: dict[sa.Table, list[dict[str, Any]]] = {table: [] for table in family.TABLES}
         for view in views:
@@ -167,6 +182,22 @@ def _replace_runs(connection: sa.Connection, batch: Sequence[Folded], states: di
             if "stream_id" in table.primary_key.columns:
                 connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
             _insert(connection, table, found)
+    _move_streams(connection, places, states)
+    note(connection, *_touched(connection, [], keys))
+    return places
+
+
+def _move_streams(connection: sa.Connection, places: Places, at_hand: Container[str]) -> None:
+    """Write the sessions of streams that are not at hand, where a run has brought its followers to another."""
+    columns = session_streams.c
+    for some in slices(places.moved):
+        chosen = sa.select(columns.stream_id, columns.session_id, columns.root_run_id).where(columns.root_run_id.in_(some))
+        unnamed = chosen.where(sa.func.coalesce(columns.label, "") == "", columns.thread_id.is_(None))
+        for stream_id, session_id, root in connection.execute(unnamed).all():
+            now = places.session_of_run(root)
+            if session_id != now and stream_id not in at_hand:
+                connection.execute(session_streams.update().where(columns.stream_id == stream_id).values(session_id=now))
+                note(connection, {session_id, now}, set())
 
 
 def _views(
@@ -184,11 +215,14 @@ def _views(
                 views.append(merge(STREAM, [Contribution(source, part["part"])]))
     for some in slices(keys):
         for stream_id, key, state in connection.execute(
-            sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(folds.c.run_key.in_(some))
+            sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(
+                folds.c.run_key.in_(some), folds.c.fold_version == FOLD_VERSION
+            )
         ):
             if stream_id not in states:
                 found.setdefault(key, []).append(contribution(state))
-    return views + [merge(key, given) for key, given in found.items()]
+    answered = outputs(connection, found)
+    return views + [merge(key, given, answered.get(key)) for key, given in found.items()]
 
 
 def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple[set[str], set[datetime]]:
@@ -341,6 +375,7 @@ def _sweep(engine: sa.Engine) -> None:
     for table, column, supported in (
         (folds, folds.c.stream_id, heads.c.stream_id),
         (session_streams, session_streams.c.stream_id, heads.c.stream_id),
+        (tool_answers, tool_answers.c.stream_id, heads.c.stream_id),
         *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
     ):
         with database.read(engine) as connection:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata
-from recorder.protocols.merge import RunView
+from recorder.protocols.view import RunView
 from recorder.steps import Usage
 
 FAILED = ("failed", "expired", "incomplete")
@@ -29,8 +29,13 @@ runs = sa.Table(
     sa.Column("assistant_id", sa.Text),
     sa.Column("model", sa.Text),
     sa.Column("status", sa.Text),  # the API's, as last seen
+    sa.Column("effective_status", sa.Text),  # requires_action where the client has calls to answer, whatever the API calls it
     sa.Column("state", sa.Text, nullable=False),  # ended, waiting, active, unknown
     sa.Column("failed", sa.Boolean, nullable=False),  # it failed, expired, came out incomplete, or broke off with an error
+    sa.Column("previous_run_id", sa.Text),  # of the run before it in its chain
+    sa.Column("continued_run_id", sa.Text, index=True),  # of the run whose calls its request answers
+    sa.Column("logical_run_id", sa.Text),  # of the first run in a row of such, which is one run to the Assistants API
+    sa.Column("observed_at", UTCTime),  # when its first stream began
     sa.Column("created_at", UTCTime),
     sa.Column("started_at", UTCTime),
     sa.Column("expires_at", UTCTime),
@@ -54,6 +59,10 @@ runs = sa.Table(
     sa.Column("first_delta_us", sa.BigInteger),  # since its first stream began
     sa.Column("hour", UTCTime, nullable=False),  # in which it was created: the bucket of usage_hourly
     sa.Column("object", sa.Text, nullable=False),  # JSON: the Run object, {} where none was seen
+    sa.Column(
+        "source_id", sa.Text, index=True
+    ),  # of that object, where it is not the run's: an alias, which several runs may have
+    sa.Column("source_object", sa.Text),  # JSON: the object as the API gave it, where that is no Run
     sa.Index("runs_run_id", "run_id"),
     # These two hold all that usage_hourly and sessions are computed from: the rows themselves, with their objects, stay unread.
     sa.Index("runs_usage", "hour", "protocol", "model", "assistant_id", *COUNTERS),
@@ -67,21 +76,28 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
     if not view.is_run:
         return {runs: []}
     run, last = view.object, view.sources[-1]
+    previous = next((source.previous for source in view.sources if source.previous), None)
     error, details, action = (as_object(run.get(key)) for key in ("last_error", "incomplete_details", "required_action"))
     created_at = utc(run.get("created_at"))
-    began = created_at or datetime.fromisoformat(view.sources[0].started_at)
+    observed_at = datetime.fromisoformat(view.sources[0].started_at)
+    began = created_at or observed_at
     return {
         runs: [
             {
                 "run_key": view.key,
                 "run_id": view.key,
-                "session_id": last.session_id,
+                "session_id": view.session_id,
                 "stream_id": last.stream_id,
-                "protocol": last.protocol,
+                "protocol": view.protocol,
                 "thread_id": name(run.get("thread_id")) or last.thread_id,
                 "assistant_id": name(run.get("assistant_id")),
                 "model": name(run.get("model")),
                 "status": text(run.get("status")),
+                "effective_status": text(view.status),
+                "previous_run_id": name(previous),
+                "continued_run_id": view.continued_run_id,
+                "logical_run_id": view.logical_run_id,
+                "observed_at": observed_at,
                 "state": view.state,
                 "failed": run.get("status") in FAILED or bool(error) or (view.error is not None and view.state != "ended"),
                 "created_at": created_at,
@@ -98,9 +114,16 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "first_delta_us": view.first_delta_us,
                 "hour": began.astimezone(UTC).replace(minute=0, second=0, microsecond=0),
                 "object": jsontext.dumps(run),
+                "source_id": _alias(view),
+                "source_object": None if view.source_object is None else jsontext.dumps(view.source_object),
             }
         ]
     }
+
+
+def _alias(view: RunView) -> str | None:
+    found = name((view.source_object or {}).get("id"))
+    return found if found != view.key else None
 
 
 def usage_columns(usage: Any) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata, slices
 from recorder.log import Stream
 from recorder.projections.anomalies import anomalies
-from recorder.projections.folds import source_of
 from recorder.projections.runs import runs, text
-from recorder.protocols import StreamFold
+from recorder.protocols.fold import StreamFold
 
 session_streams = sa.Table(
     "session_streams",
@@ -36,6 +35,7 @@ session_streams = sa.Table(
     sa.Column("first_event_us", sa.BigInteger),
     sa.Column("last_us", sa.BigInteger, nullable=False),
     sa.Column("runs", sa.Text, nullable=False),  # JSON: the ids of the runs that it speaks of
+    sa.Column("root_run_id", sa.Text, index=True),  # of the run that it follows, or else its own, where runs form chains
 )
 
 sessions = sa.Table(
@@ -63,11 +63,11 @@ FAILED_OUTCOMES = ("error", "http_error", "no_response")
 """Outcomes of streams in which the other side said or showed that it failed."""
 
 
-def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str]) -> dict[str, Any]:
+def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str], session_id: str) -> dict[str, Any]:
     error = fold.error or {}
     return {
         "stream_id": stream.stream_id,
-        "session_id": source_of(stream, fold).session_id,
+        "session_id": session_id,
         "label": stream.session_label,
         "thread_id": fold.thread_id,
         "protocol": fold.protocol,
@@ -84,6 +84,7 @@ def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str]) -> dict
         "first_event_us": fold.first_event_us,
         "last_us": fold.last_us,
         "runs": jsontext.dumps(sorted(run_ids)),
+        "root_run_id": fold.root,
     }
 
 

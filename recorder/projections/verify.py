@@ -13,14 +13,19 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from recorder import database, jsontext, log
+from recorder.database import slices
 from recorder.log import Stream, checkpoints, events, heads, streams
 from recorder.projections import PROJECTED
 from recorder.projections.anomalies import anomalies
+from recorder.projections.answers import answered_runs, answering_streams
 from recorder.projections.folds import folds, request_of
 from recorder.projections.pending_sums import pending_sums, sum_up
+from recorder.projections.run_steps import tool_calls
 from recorder.projections.runner import STEP_EVENTS, Folded, project_safely
 from recorder.projections.runs import runs
-from recorder.protocols import FOLD_VERSION, StreamFold
+from recorder.projections.sessions import session_streams
+from recorder.protocols import FOLD_VERSION
+from recorder.protocols.fold import StreamFold
 
 _BATCH = 5000
 
@@ -42,13 +47,14 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
     problems: list[str] = []
     count = 0
     with database.read(engine) as connection, scratch.connect() as target:
-        wanted = stream_ids if stream_ids is None else _with_their_runs(connection, stream_ids)
+        keys = None if stream_ids is None else _runs_of(connection, stream_ids)
+        wanted = None if keys is None else _made_from(connection, stream_ids or [], keys)
         ids = list(
             connection.execute(
                 _chosen(sa.select(heads.c.stream_id), heads.c.stream_id, wanted).order_by(heads.c.stream_id)
             ).scalars()
         )
-        if wanted is None:
+        if keys is None:
             problems += _strays(connection)
         batch: list[Folded] = []
         pending_events = 0
@@ -60,6 +66,8 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
                 progress(seen)
             if folded:
                 batch.append(folded)
+                if folded.fold.answers:  # its request is looked at again, for the outputs that stand in it
+                    log.insert_streams(target, [folded.stream])
             if pending_events >= STEP_EVENTS or len(batch) >= 200:
                 project_safely(target, batch)
                 batch, pending_events = [], 0
@@ -69,13 +77,12 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
         sum_up(scratch)
         stale = _stale(connection)
         for table in PROJECTED:
-            if wanted is None:
+            if keys is None:
                 problems += _differences(connection, target, table, None, stale.get(table.name, frozenset()))
             elif "stream_id" in table.c and table is not anomalies and table is not runs:
-                problems += _differences(connection, target, table, ("stream_id", wanted))
+                problems += _differences(connection, target, table, ("stream_id", stream_ids or []))
             elif "run_key" in table.c:
-                keys = list(target.execute(sa.select(folds.c.run_key).distinct()).scalars())
-                problems += _differences(connection, target, table, ("run_key", [key for key in keys if key]))
+                problems += _differences(connection, target, table, ("run_key", keys))
         counted = target.execute(sa.select(anomalies.c.kind, sa.func.count()).group_by(anomalies.c.kind))
         kinds = {kind: number for kind, number in counted}  # noqa: C416 - rows are no pairs to the type checker
         ran = target.execute(sa.select(sa.func.count()).select_from(runs)).scalar_one()
@@ -129,11 +136,37 @@ def _rows(connection: sa.Connection, stream_id: str) -> Iterator[list[log.Row]]:
         after = rows[-1][1]
 
 
-def _with_their_runs(connection: sa.Connection, stream_ids: list[str]) -> list[str]:
-    """These streams and all others that speak of their runs: a run can only be checked whole."""
-    keys = sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids), folds.c.run_key != "")
-    others = connection.execute(sa.select(folds.c.stream_id).where(folds.c.run_key.in_(keys)).distinct()).scalars()
-    return sorted({*stream_ids, *others})
+def _runs_of(connection: sa.Connection, stream_ids: list[str]) -> list[str]:
+    """The keys of the runs that these streams speak of."""
+    spoken = sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids), folds.c.run_key != "")
+    return sorted(connection.execute(spoken.distinct()).scalars())
+
+
+def _made_from(connection: sa.Connection, stream_ids: list[str], keys: list[str]) -> list[str]:
+    """These streams and all others that the rows of these runs are made from.
+
+    Those are the streams that speak of them, that answer their calls, and those of the runs before them, whose places they share.
+    """
+    found = set(stream_ids)
+    before = {*keys, *answered_runs(connection, stream_ids)}
+    calls: set[str] = set()
+    for some in slices(keys):
+        calls.update(connection.execute(sa.select(tool_calls.c.tool_call_id).where(tool_calls.c.run_key.in_(some))).scalars())
+    answering = answering_streams(connection, calls - {None})
+    found.update(row.stream_id for rows in answering.values() for row in rows)
+    seen: set[str] = set()
+    while before - seen:
+        new, before = before - seen, set()
+        seen |= new
+        for some in slices(new):
+            speaking = set(connection.execute(sa.select(folds.c.stream_id).where(folds.c.run_key.in_(some))).scalars())
+            found |= speaking
+            columns = session_streams.c
+            roots = sa.select(columns.root_run_id).where(columns.stream_id.in_(speaking), columns.root_run_id.is_not(None))
+            before.update(connection.execute(roots).scalars())
+            continued = sa.select(runs.c.continued_run_id).where(runs.c.run_key.in_(some), runs.c.continued_run_id.is_not(None))
+            before.update(connection.execute(continued).scalars())
+    return sorted(found)
 
 
 def _strays(connection: sa.Connection) -> list[str]:

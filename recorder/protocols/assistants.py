@@ -22,14 +22,15 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-from recorder import jsontext
 from recorder.protocols import deltas
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
+from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.view import EntityView, Merged, MergedRun, Shown
 from recorder.steps import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
 
 NAME = "assistants"
 
-FOLD_VERSION = 2
+FOLD_VERSION = 4
 """Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
 
 # What may follow which status. One that is not listed is one that we do not know, and anything may follow it.
@@ -48,36 +49,53 @@ _HOLDS_IN: dict[str, Callable[[str | None], bool]] = {
     "incomplete_details": lambda status: status == "incomplete",
 }
 
-ID_LIMIT = 256
-"""Bytes of an id: it is a key in every database."""
-
-DEPTH_LIMIT = 100
-"""Levels of nested objects and lists in a payload that is folded."""
+_INHERITED = ("expired", "cancelled", "failed")
+"""What a run's end makes of its steps that no event ended."""
 
 _DETAIL_LISTS = ("tool_calls", "activities")
 
+_BELOW = {
+    "runs": frozenset({(), ("cancel",), ("submit_tool_outputs",), ("steps",), ("steps", "*")}),
+    "messages": frozenset({(), ("files",), ("files", "*")}),
+}
+"""What may follow the id of a run or message in a path; * is an id. Other services have threads and runs too."""
+
+_NO_IDS = frozenset({"batch", "count", "crons", "search", "stream", "wait"})
+"""What stands in the place of an id in the paths of such services (LangGraph's)."""
+
 
 def matches(request: Request) -> bool:
-    """Whether the request is one of this API: /threads and below, under any prefix."""
-    return "threads" in request.path.split("/")
+    """Whether the request is one of this API: about runs or messages of threads, under any prefix.
+
+    A thread alone is something that many services have: it is taken for one of this API at the hosts that are known.
+    """
+    after = _after_threads(request.path)
+    if after is None:
+        return False
+    if after == ["runs"]:
+        return True
+    if len(after) < 2:
+        return "openai" in request.path or request.host.partition(":")[0].endswith(("openai.com", "azure.com"))
+    family, below = after[1], after[2:]
+    if family not in _BELOW or not below:
+        return family in _BELOW
+    return below[0] not in _NO_IDS and (*below[1:2], *("*" for _ in below[2:])) in _BELOW[family]
 
 
 def matches_event(type: str, data: str) -> bool:
     """Whether an event can only be this protocol's: by its name, or in LiteLLM's envelope {"event": …, "data": …}."""
     if type:
         return type.startswith("thread.")
-    return '"thread.' in data[:80] and _unwrap("", _value(data))[0].startswith("thread.")
+    return '"thread.' in data and _unwrap("", value(data))[0].startswith("thread.")
 
 
 def begin(partial: Partial, request: Request) -> None:
     """What the request alone tells: ids in its URL, and the tool outputs that it submits."""
-    segments = request.path.split("/")
-    if "threads" in segments:
-        after = segments[segments.index("threads") + 1 :]
-        if after and after[0] != "runs" and is_id(after[0]):
-            partial.thread_id = after[0]
-        if len(after) > 2 and after[1] == "runs" and is_id(after[2]):
-            partial.run_key = after[2]
+    after = _after_threads(request.path) or []
+    if after and after[0] != "runs" and is_id(after[0]):
+        partial.thread_id = after[0]
+    if len(after) > 2 and after[1] == "runs" and is_id(after[2]) and after[2] not in _NO_IDS:
+        partial.run_key = after[2]
     body = request.body if isinstance(request.body, dict) else {}
     lists = [given for given in (body.get("tool_outputs"), body.get("tool_approvals")) if isinstance(given, list)]
     if partial.run_key and lists:
@@ -87,23 +105,50 @@ def begin(partial: Partial, request: Request) -> None:
                 part.outputs[entry["tool_call_id"]] = entry["output"] if "output" in entry else {"approve": entry.get("approve")}
 
 
-def body(partial: Partial, data: str) -> None:
-    """What a response that is no stream tells: the thread that was created, or that its object is of."""
-    value = _value(data)
-    if isinstance(value, dict) and partial.thread_id is None:
-        found = value.get("id") if value.get("object") == "thread" else value.get("thread_id")
-        partial.thread_id = found if is_id(found) else None
+def matches_body(found: Any) -> bool:
+    """Whether a body can only be this protocol's: an object of it, or a list of such."""
+    return _kind(found).startswith("thread")
+
+
+def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
+    """Fold a response that is no stream: an object is its snapshot, a list those of its entries."""
+    entries = found.get("data") if isinstance(found, dict) and found.get("object") == "list" else [found]
+    for entry in entries if isinstance(entries, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        handler = BODY_HANDLERS.get(_kind(entry))
+        if handler is not None and is_id(entry.get("id")):
+            handler(partial, position, offset_us, "", entry)
+        _on_thread_id(partial, entry)
+
+
+def answers(request: Request) -> dict[str, Any]:
+    """Nothing: what is submitted here names its run in the URL, and is kept with that."""
+    return {}
+
+
+def present(run: MergedRun) -> Shown:
+    """The run as it is, cleared of what its status no longer holds; steps and messages in order of creation."""
+    if run.object:
+        clear(run.object, run.said)
+    status = run.object.get("status")
+    steps = [_step_view(step, status) for step in _in_order(run.family("steps"))]
+    messages = [
+        EntityView(message.id, {"id": message.id} | message.object, message.terminal)
+        for message in _in_order(run.family("messages"))
+    ]
+    return Shown(run.object, steps, messages, status=_effective(run) if isinstance(status, str) else None)
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
     """Fold one event into the partial state, in place."""
-    value = None if data == "[DONE]" else _value(data)
-    name, payload = _unwrap(type, value)
+    found = None if data == "[DONE]" else value(data)
+    name, payload = _unwrap(type, found)
     handler = HANDLERS.get(name)
     if handler is None and isinstance(payload, dict):
         handler = OBJECT_HANDLERS.get(payload.get("object", ""))  # an unknown event about a known object is its snapshot
     if handler is None:
-        if data not in ("[DONE]", "") and value is None:
+        if data not in ("[DONE]", "") and found is None:
             _part_of_connection(partial, position, offset_us).anomaly(
                 position, "unparsable", f"{name or 'message'}: {data[:200]}"
             )
@@ -112,7 +157,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
         said = payload if isinstance(payload, str) else data
         _on_error(partial, position, offset_us, name, payload if isinstance(payload, dict) else {"message": said})
     elif not isinstance(payload, dict) or not is_id(payload.get("id")):
-        kind = "unparsable" if value is None else "no_object"
+        kind = "unparsable" if found is None else "no_object"
         _part_of_connection(partial, position, offset_us).anomaly(position, kind, f"{name}: {data[:200]}")
     else:
         handler(partial, position, offset_us, name, payload)
@@ -125,16 +170,25 @@ def clear(object: dict[str, Any], said: dict[str, Any]) -> None:
             object[key] = None
 
 
-def is_id(value: Any) -> bool:
-    """Whether a value can serve as an id, which is a key in every database: text of a sane length, without NUL."""
-    if not isinstance(value, str) or not 0 < len(value) <= ID_LIMIT or "\0" in value:
-        return False
-    if value.isascii():
-        return True
-    try:
-        return len(value.encode()) <= ID_LIMIT
-    except UnicodeEncodeError:
-        return False
+def _after_threads(path: str) -> list[str] | None:
+    """The segments of a path after `threads`, None where it has none."""
+    segments = [segment for segment in path.split("/") if segment]
+    return segments[segments.index("threads") + 1 :] if "threads" in segments else None
+
+
+def _effective(run: MergedRun) -> str:
+    """The status of a run; one that waits for nothing any more, since all its calls are answered, is queued again."""
+    status = str(run.object["status"])
+    action = run.object.get("required_action")
+    asked = [calls for said in (action.values() if isinstance(action, dict) else ()) if (calls := _calls(said))]
+    ids = [call.get("id") for calls in asked for call in calls if isinstance(call, dict)]
+    answered = bool(ids) and all(isinstance(id, str) and id in run.answered for id in ids)
+    return "queued" if status == "requires_action" and answered else status
+
+
+def _calls(action: Any) -> list[Any]:
+    calls = action.get("tool_calls") if isinstance(action, dict) else None
+    return calls if isinstance(calls, list) else []
 
 
 def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
@@ -142,21 +196,36 @@ def _on_thread_id(partial: Partial, payload: dict[str, Any]) -> None:
         partial.thread_id = payload["thread_id"]
 
 
-def _value(data: str) -> Any:
-    """The JSON of an event's data, or None where it is none, or nested too deep to be folded."""
-    try:
-        value = jsontext.loads(data)
-    except jsontext.JSONError:
-        return None
-    nested = data.count("{") + data.count("[") > DEPTH_LIMIT and jsontext.is_deeper(value, DEPTH_LIMIT)
-    return None if nested else value
-
-
 def _unwrap(type: str, value: Any) -> tuple[str, Any]:
     """(event name, payload), out of the envelope where a gateway put both into the data."""
     if not type and isinstance(value, dict) and isinstance(value.get("event"), str) and "data" in value:
         return value["event"], value["data"]
     return type, value
+
+
+def _kind(found: Any) -> str:
+    """The `object` of a body; of a list that of its first entry."""
+    if isinstance(found, dict) and found.get("object") == "list" and isinstance(found.get("data"), list):
+        found = next(iter(found["data"]), None)
+    kind = found.get("object") if isinstance(found, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _in_order(entities: dict[str, Merged]) -> list[Merged]:
+    return sorted(entities.values(), key=lambda entity: (_created(entity.object), entity.order))
+
+
+def _created(object: dict[str, Any]) -> float:
+    at = stamp(object.get("created_at"))
+    return float("inf") if at is None else at
+
+
+def _step_view(step: Merged, status: Any) -> EntityView:
+    details = step.object.get("step_details")
+    if "type" not in step.object and isinstance(details, dict):
+        step.object["type"] = details.get("type")
+    derived = status if not step.terminal and status in _INHERITED else None
+    return EntityView(step.id, {"id": step.id} | step.object, step.terminal, derived)
 
 
 def _part_of_connection(partial: Partial, position: int, offset_us: int) -> Part:
@@ -182,7 +251,7 @@ def _status(name: str, payload: dict[str, Any]) -> str | None:
         status = payload["status"]
         return status if isinstance(status, str) else None
     last = name.rpartition(".")[2]
-    return {"created": "queued" if name == "thread.run.created" else "in_progress"}.get(last, last)
+    return {"created": "queued" if name == "thread.run.created" else "in_progress"}.get(last, last) or None
 
 
 def _on_thread(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
@@ -205,6 +274,8 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
         part.anomaly(position, kind, f"run from {before} to {status}")
     part.object.update(payload)
     part.object["status"] = status
+    part.begun = part.begun or name == "thread.run.created"
+    part.created = stamp(part.object.get("created_at"))
     part.terminal = status in RUN_TERMINAL
     clear(part.object, payload)
 
@@ -243,7 +314,10 @@ def _snapshot(
     if entity.terminal and not ends:
         part.anomaly(position, "resurrected", f"{payload['id']} from {entity.object.get('status')} to {status}")
     if ends:
-        for path in deltas.differences(deltas.plain(entity.delta.get(field)), payload.get(field), STREAMED, field):
+        accumulated = deltas.plain(entity.delta.get(field))
+        for path in deltas.gaps(accumulated, payload.get(field), STREAMED, field):
+            part.anomaly(position, "index_gap", f"{payload['id']}: no delta had {path}, though one had what follows it")
+        for path in deltas.differences(accumulated, payload.get(field), STREAMED, field):
             part.anomaly(position, "delta_mismatch", f"{payload['id']}: deltas do not add up to the final {field} at {path}")
     elif content:
         entity.delta[field] = deepcopy(payload[field])  # later deltas extend it; the snapshot stays as it came
@@ -286,11 +360,7 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
 
 def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
     """Of an error event, in any of its shapes: nested, flat, or a text."""
-    nested = payload.get("error")
-    error = nested if isinstance(nested, dict) else payload
-    partial.error = {key: error.get(key) for key in ("code", "type", "message", "param")}
-    if isinstance(nested, str):
-        partial.error["message"] = nested
+    partial.error = error(payload)
     if partial.run_key is not None:
         partial.part(partial.run_key, position, offset_us).error = {**partial.error, "position": position}
 
@@ -332,3 +402,5 @@ OBJECT_HANDLERS: dict[str, Handler] = {
     "thread.message": _on_message,
     "thread.message.delta": _on_message_delta,
 }
+
+BODY_HANDLERS = {kind: OBJECT_HANDLERS[kind] for kind in ("thread", "thread.run", "thread.run.step", "thread.message")}

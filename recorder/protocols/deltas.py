@@ -1,4 +1,7 @@
-"""Merging indexed fragments: what a delta adds to what deltas before it have built.
+"""Merging fragments: what a delta adds to what deltas before it have built.
+
+There are two forms. Where a delta has the shape of the object that it extends (Assistants), an accumulation has it too:
+merge(). Where each event adds to one string that it names (Responses, Chat), that string is kept as Fragments.
 
 An accumulation is the API's object in its delta form. While it grows, a streamed string is a `Text` (a list of fragments,
 joined once) and an indexed list is an `Indexed` (a dict by index, sorted once); `plain` turns it into JSON, its lists with
@@ -7,7 +10,7 @@ their `index` still in, so that merging can go on from there; `final` strips the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 INDEX_LIMIT = 65536
@@ -15,6 +18,48 @@ INDEX_LIMIT = 65536
 
 Problem = Callable[[str, str], None]
 """Called with (kind, detail) for what a delta should not have had."""
+
+
+class Fragments(list[Any]):
+    """A streamed string, as runs of fragments whose sequence numbers follow each other: [[first number, [fragment …]] …].
+
+    It is JSON as it stands. Fragments without a number are one run, whose first number is None.
+    """
+
+    def add(self, fragment: str, number: int | None = None) -> None:
+        if self:
+            first, held = self[-1]
+            if first is None if number is None else first is not None and number == first + len(held):
+                held.append(fragment)
+                return
+        self.append([number, [fragment]])
+
+    def at(self, number: int) -> str | None:
+        """The fragment with this sequence number."""
+        for first, held in reversed(self):
+            if first is not None and first <= number < first + len(held):
+                return str(held[number - first])
+        return None
+
+    def text(self) -> str:
+        """The string, by sequence numbers where all fragments have one, else as they came."""
+        runs = self if any(first is None for first, _ in self) else sorted(self, key=lambda run: run[0])
+        return "".join(fragment for _, held in runs for fragment in held)
+
+
+def joined(parts: Iterable[list[Any]]) -> str:
+    """One string from what several streams have of it: by sequence number where all have them, else the longest.
+
+    parts: Fragments, or what they are as JSON.
+    """
+    given = [Fragments(part) for part in parts]
+    if len(given) == 1 or any(first is None for part in given for first, _ in part):
+        return max((part.text() for part in given), key=len, default="")
+    numbered: dict[int, str] = {}
+    for part in given:
+        for first, held in part:
+            numbered.update(enumerate(held, first))
+    return "".join(numbered[number] for number in sorted(numbered))
 
 
 class Text(list[str]):
@@ -143,6 +188,28 @@ def differences(
                 yield from differences(entry, snapshot[at], streamed, parent, here)
             elif any(text for text in strings(entry, streamed, parent)):
                 yield here
+
+
+def gaps(
+    accumulated: Any, snapshot: Any, streamed: frozenset[tuple[str, str]], parent: str = "", path: str = ""
+) -> Iterator[str]:
+    """Where an indexed list of an accumulation (plain) lacks an index below its highest: paths like content[1].
+
+    An entry without streamed strings, as the final snapshot has it, may come without any delta: an image is none.
+    """
+    if type(accumulated) is dict:
+        final = snapshot if type(snapshot) is dict else {}
+        for key, inner in accumulated.items():
+            yield from gaps(inner, final.get(key), streamed, key, f"{path}.{key}" if path else key)
+    elif type(accumulated) is list:
+        entries = snapshot if type(snapshot) is list else []
+        known = {entry["index"]: entry for entry in accumulated if type(entry) is dict and type(entry.get("index")) is int}
+        for index in range(min(max(known, default=0), len(entries) + 1)):
+            entry = entries[index] if index < len(entries) else None
+            if index not in known and (entry is None or any(strings(entry, streamed, parent))):
+                yield f"{path}[{index}]"
+        for index, entry in known.items():
+            yield from gaps(entry, entries[index] if index < len(entries) else None, streamed, parent, f"{path}[{index}]")
 
 
 def strings(value: Any, streamed: frozenset[tuple[str, str]], parent: str = "") -> Iterator[str]:

@@ -1,95 +1,37 @@
 """A run from its parts: what several streams say about it, merged into one view.
 
 Whatever order the streams were recorded, imported or folded in, the view is the same: it is a function of the set of parts.
-A snapshot of higher rank overlays those below: terminal over open, then by the start of the stream, then by its recording.
-Accumulated deltas are never concatenated across streams: the longest is taken.
+A snapshot of higher rank overlays those below: terminal over open, then by sequence number, then by the start of the
+stream, then by its recording. Fragments with sequence numbers are put together by them; of others, and of accumulated
+deltas, the longest is taken and nothing is concatenated across streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from recorder import protocols
 from recorder.protocols import deltas
-from recorder.protocols.assistants import clear
 from recorder.protocols.partial import STREAM
-from recorder.steps import RUN_TERMINAL, STREAMED
+from recorder.protocols.payload import stamp
+from recorder.protocols.view import Contribution, Merged, MergedRun, RunView, Shown, Source
+from recorder.steps import STREAMED
 
-
-class Source(NamedTuple):
-    """The stream that a part comes from. Times are ISO 8601 UTC, so that they sort as text."""
-
-    stream_id: str
-    started_at: str
-    recorded_at: str
-    label: str | None
-    protocol: str | None
-    thread_id: str | None
-    outcome: str | None
-    events: int
-
-    @property
-    def session_id(self) -> str:
-        """The session that the stream belongs to: its label, else its thread, else itself."""
-        return (self.label or self.thread_id or self.stream_id)[:256]
-
-
-class Contribution(NamedTuple):
-    """One stream's part of a run, as JSON (see partial.Part.to_json)."""
-
-    source: Source
-    part: dict[str, Any]
-
-
-@dataclass
-class EntityView:
-    """A step or message as the read model shows it: `object` in the API's shape, final or as accumulated so far."""
-
-    id: str
-    object: dict[str, Any]
-    terminal: bool
-
-
-@dataclass
-class RunView:
-    """A run with its steps and messages, in order of creation. `object` is empty where no snapshot of the run was seen.
-
-    state: ended | waiting (for tool outputs) | active (a stream of it is open) | unknown (it was cut off).
-    anomalies: (stream_id, position, kind, detail).
-    """
-
-    key: str
-    object: dict[str, Any]
-    state: str
-    sources: list[Source]
-    steps: list[EntityView] = field(default_factory=list)
-    messages: list[EntityView] = field(default_factory=list)
-    outputs: dict[str, Any] = field(default_factory=dict)
-    error: dict[str, Any] | None = None
-    error_stream: str | None = None
-    first_us: int = 0
-    first_delta_us: int | None = None
-    anomalies: list[tuple[str, int, str, str]] = field(default_factory=list)
-
-    @property
-    def is_run(self) -> bool:
-        """Whether this is a run, and not the stream itself, or a step or message that belongs to no run."""
-        unowned = not self.object and self.key in {entity.id for entity in (*self.steps, *self.messages)}
-        return self.key != STREAM and not unowned
+Ranked = tuple[Source, dict[str, Any]]
+"""A stream, and what it says about a run or a part of one."""
 
 
 def filter_runs(parts: dict[str, dict[str, Any]]) -> list[str]:
-    """The keys of a stream's parts that are runs: not its own, nor that of a step or message that belongs to none."""
-    return [
-        key
-        for key, part in parts.items()
-        if key != STREAM and (part["object"] or (key not in part["steps"] and key not in part["messages"]))
-    ]
+    """The keys of a stream's parts that are runs: not its own, nor that of an entity that belongs to none."""
+    return [key for key, part in parts.items() if key != STREAM and _is_run(key, [part])]
 
 
-def merge(key: str, contributions: Iterable[Contribution]) -> RunView:
-    """The view of the run (or unowned object) of this key. There must be at least one contribution."""
+def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str, Any] | None = None) -> RunView:
+    """The view of the run (or unowned object) of this key. There must be at least one contribution.
+
+    answered: {tool_call_id: output}, what later requests said of its calls.
+    """
     ordered = sorted(contributions, key=lambda given: _when(given.source))
     anomalies = [
         (given.source.stream_id, position, kind, detail)
@@ -97,21 +39,40 @@ def merge(key: str, contributions: Iterable[Contribution]) -> RunView:
         for position, kind, detail in given.part["anomalies"]
     ]
     ordered = _same_run(ordered, anomalies)
-    ranked = sorted(ordered, key=lambda given: (given.part["terminal"], _when(given.source)))
-    object: dict[str, Any] = {}
-    for given in ranked:
-        object.update(given.part["object"])
-    if object:
-        clear(object, ranked[-1].part["object"])
-    first = ordered[0].part
-    view = RunView(key, object, _state(object, ordered), [given.source for given in ordered], anomalies=anomalies)
-    view.first_us, view.first_delta_us = first["first_us"], first["first_delta_us"]
+    anomalies += _gaps(ordered)
+    protocol = protocols.named(ordered[-1].source.protocol)
+    outputs: dict[str, Any] = {}
     for given in ordered:
-        view.outputs.update(given.part["outputs"])
+        if given.source.outcome != "http_error":  # what was refused is no output
+            outputs.update(given.part["outputs"])
+    run = _merged_run(key, ordered, {**outputs, **(answered or {})})
+    shown = protocol.present(run) if protocol and key != STREAM else Shown()
+    first = ordered[0].part
+    last = ordered[-1].source
+    view = RunView(
+        key,
+        shown.object,
+        _state(run.terminal, shown.status, ordered),
+        [given.source for given in ordered],
+        protocol=last.protocol,
+        session_id=last.session_id,
+        logical_run_id=key,
+        steps=shown.steps,
+        messages=shown.messages,
+        source_object=shown.source_object,
+        status=shown.status,
+        first_us=first["first_us"],
+        first_delta_us=first["first_delta_us"],
+        anomalies=anomalies,
+        is_run=key != STREAM and _is_run(key, [given.part for given in ordered]),
+    )
+    view.outputs = outputs
+    if run.terminal and _is_whole(ordered):
+        view.anomalies += _usage_differs(shown, ordered)
+    for given in ordered:
+        view.calls += [id for id in given.part["calls"] if id not in view.calls]
         if given.part["error"]:
             view.error, view.error_stream = given.part["error"], given.source.stream_id
-    view.steps = _entities(ordered, "steps", "step_details")
-    view.messages = _entities(ordered, "messages", "content")
     return view
 
 
@@ -119,14 +80,24 @@ def _when(source: Source) -> tuple[str, str, str]:
     return source.started_at, source.recorded_at, source.stream_id
 
 
+def _is_run(key: str, parts: Sequence[dict[str, Any]]) -> bool:
+    """Whether parts under a key are of a run, and not of a step or message that belongs to none."""
+    return any(part["object"] for part in parts) or not any(
+        key in entities for part in parts for entities in part["families"].values()
+    )
+
+
 def _same_run(ordered: list[Contribution], anomalies: list[tuple[str, int, str, str]]) -> list[Contribution]:
-    """Without the parts of an earlier run that had the same id: a created_at that differs is another run (mocks do that)."""
-    stamps = [_stamp(given.part["object"].get("created_at")) for given in ordered]
-    latest = next((stamp for stamp in reversed(stamps) if stamp is not None), None)
-    kept = [given for given, stamp in zip(ordered, stamps, strict=True) if stamp is None or stamp == latest]
+    """Without the parts of an earlier run that had the same id: another created_at is another run (mocks do that)."""
+    spoken = [protocols.named(given.source.protocol) and given.source.protocol for given in ordered]
+    latest_protocol = next((name for name in reversed(spoken) if name), None)
+    ordered = [given for given, name in zip(ordered, spoken, strict=True) if name == latest_protocol] or ordered
+    stamps = [stamp(given.part["created"]) for given in ordered]
+    latest = next((at for at in reversed(stamps) if at is not None), None)
+    kept = [given for given, at in zip(ordered, stamps, strict=True) if at is None or at == latest]
     if len(kept) < len(ordered):
         last = kept[-1]
-        old = sorted({str(stamp) for stamp in stamps if stamp is not None and stamp != latest})
+        old = sorted({str(at) for at in stamps if at is not None and at != latest})
         anomalies.append(
             (
                 last.source.stream_id,
@@ -138,45 +109,95 @@ def _same_run(ordered: list[Contribution], anomalies: list[tuple[str, int, str, 
     return kept
 
 
-def _state(object: dict[str, Any], ordered: Sequence[Contribution]) -> str:
-    status = object.get("status")
-    if status in RUN_TERMINAL:
-        return "ended"
+def _gaps(ordered: Sequence[Contribution]) -> list[tuple[str, int, str, str]]:
+    """Anomalies for sequence numbers that none of the streams has."""
+    ranges = sorted(
+        ((first, last, position, given.source.stream_id) for given in ordered for first, last, position in given.part["numbers"])
+    )
+    found = []
+    expected = min((given.part["expects"] for given in ordered if given.part["numbers"]), default=0)
+    reached = max(0, expected - 1)  # some count from 1
+    for first, last, position, stream_id in ranges:
+        if first > reached + 1:
+            found.append((stream_id, position, "sequence_gap", f"sequence numbers {reached + 1} to {first - 1} are missing"))
+        reached = max(reached, last)
+    return found[:100]
+
+
+def _is_whole(ordered: Sequence[Contribution]) -> bool:
+    """Whether a run that ended was streamed from its beginning to its end, so that all its steps are known.
+
+    A poll tells nothing of the steps before it, and a stream that broke off not what came then.
+    """
+    ended = any(given.part["terminal"] and any(given.part["families"].values()) for given in ordered)
+    broken = any(not given.part["terminal"] and given.source.outcome not in ("done", "eof") for given in ordered)
+    return ended and not broken and any(given.part["begun"] for given in ordered)
+
+
+def _usage_differs(shown: Shown, ordered: Sequence[Contribution]) -> list[tuple[str, int, str, str]]:
+    """An anomaly where a run's usage is not the sum of its steps', if all of them say theirs."""
+    usages = [step.object.get("usage") for step in shown.steps]
+    total = shown.object.get("usage")
+    if not usages or not isinstance(total, dict) or not all(isinstance(usage, dict) for usage in usages):
+        return []
+    found = []
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        counts = [usage.get(name) for usage in usages if usage]
+        if all(type(count) is int for count in (total.get(name), *counts)) and sum(counts) != total[name]:
+            found.append(f"{name} {total[name]}, of the steps {sum(counts)}")
+    last = next(given for given in reversed(ordered) if given.part["terminal"])
+    detail = "; ".join(found)
+    return [(last.source.stream_id, last.part["position"], "usage_mismatch", detail)] if found else []
+
+
+def _state(terminal: bool, status: str | None, ordered: Sequence[Contribution]) -> str:
+    if terminal:
+        return "waiting" if status == "requires_action" else "ended"
     if any(given.source.outcome is None for given in ordered):
         return "active"
     return "waiting" if status == "requires_action" else "unknown"
 
 
-def _entities(ordered: Sequence[Contribution], family: str, field: str) -> list[EntityView]:
-    found: dict[str, list[tuple[Contribution, dict[str, Any]]]] = {}
+def _merged_run(key: str, ordered: Sequence[Contribution], answered: Mapping[str, Any]) -> MergedRun:
+    ranked = _by_rank((given.source, given.part) for given in ordered)
+    found: dict[str, dict[str, list[Ranked]]] = {}
     for given in ordered:
-        for id, entity in given.part[family].items():
-            found.setdefault(id, []).append((given, entity))
-    views = []
-    for id, parts in found.items():
-        ranked = sorted(parts, key=lambda pair: (pair[1]["terminal"], _when(pair[0].source)))
-        object: dict[str, Any] = {}
+        for family, entities in given.part["families"].items():
+            for id, entity in entities.items():
+                found.setdefault(family, {}).setdefault(id, []).append((given.source, entity))
+    families = {family: {id: _merged(id, parts) for id, parts in entities.items()} for family, entities in found.items()}
+    order = (_when(ordered[0].source), ordered[0].part["position"])
+    said = ranked[-1][1]
+    return MergedRun(key, _overlaid(ranked), said["object"], said["terminal"], order, families, answered)
+
+
+def _merged(id: str, parts: list[Ranked]) -> Merged:
+    """A part of a run, from what each stream says of it, in the order of the streams."""
+    ranked = _by_rank(parts)
+    object = _overlaid(ranked)
+    terminal = ranked[-1][1]["terminal"]
+    if not terminal:
+        longest = max((entity["delta"] for _, entity in ranked), key=lambda delta: sum(map(len, deltas.strings(delta, STREAMED))))
+        object.update(deltas.final(longest))
+        texts: dict[str, list[Any]] = {}
         for _, entity in ranked:
-            object.update(entity["object"])
-        terminal = ranked[-1][1]["terminal"]
-        object.setdefault("id", id)
-        longest = max(ranked, key=lambda pair: sum(map(len, deltas.strings(pair[1]["delta"], STREAMED))))[1]["delta"]
-        if longest and not terminal:
-            object.update(deltas.final(longest))
-        if field == "step_details" and "type" not in object and isinstance(object.get(field), dict):
-            object["type"] = object[field].get("type")
-        first_source, first_entity = parts[0]
-        order = (_number(object.get("created_at")), _when(first_source.source), first_entity["position"])
-        views.append((order, EntityView(id, object, terminal)))
-    views.sort(key=lambda pair: pair[0])
-    return [view for _, view in views]
+            for field, fragments in entity["texts"].items():
+                texts.setdefault(field, []).append(fragments)
+        object.update({field: deltas.joined(fragments) for field, fragments in texts.items()})
+    first_source, first = parts[0]
+    return Merged(id, object, ranked[-1][1]["object"], terminal, (_when(first_source), first["position"]))
 
 
-def _stamp(value: Any) -> float | None:
-    """A time in seconds, None where a value is none."""
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
+def _by_rank(parts: Iterable[Ranked]) -> list[Ranked]:
+    def rank(given: Ranked) -> tuple[bool, int, tuple[str, str, str]]:
+        source, said = given
+        return said["terminal"], -1 if said["number"] is None else said["number"], _when(source)
+
+    return sorted(parts, key=rank)
 
 
-def _number(value: Any) -> float:
-    stamp = _stamp(value)
-    return float("inf") if stamp is None else stamp
+def _overlaid(ranked: Iterable[Ranked]) -> dict[str, Any]:
+    object: dict[str, Any] = {}
+    for _, said in ranked:
+        object.update(said["object"])
+    return object

@@ -1,7 +1,10 @@
-"""What one stream says about runs, steps and messages: the partial state that a protocol's fold builds.
+"""What one stream says about runs: the partial state that a protocol's fold builds.
 
 Every partial run is JSON of its own (a row of `folds`), so that a run's parts from several streams can be found and merged
 without reading the streams again. The key of a part is the run's id; what belongs to no known run stands under its own id.
+
+What a run consists of are entities in families, by id: the steps and messages of an Assistants run, the output items of a
+response. The names of the families are their protocol's; merging treats them all alike.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from recorder.protocols import deltas
+from recorder.protocols.deltas import Fragments
 
 STREAM = ""
 """The key of the part that is about the stream itself."""
@@ -16,55 +20,87 @@ STREAM = ""
 ANOMALY_LIMIT = 100
 """Anomalies of one kind kept for a stream and run; a stream that makes no sense must not fill the database with its nonsense."""
 
+UNNUMBERED = -1
+"""Entity.since where the stream has no sequence numbers."""
+
 
 class Request(NamedTuple):
-    """What a fold may know of the request. body: the decoded JSON body, else None."""
+    """What a fold may know of the request. body: the decoded JSON body, else None. stream_id: a name for what has none."""
 
     method: str = ""
     host: str = ""
     path: str = ""
     query: str = ""
     body: Any = None
+    stream_id: str = ""
 
 
 class Entity:
-    """A step or a message, as one stream shows it.
+    """A part of a run, as one stream shows it.
 
-    object: its latest snapshot. delta: what its deltas add up to. terminal: whether a final snapshot was seen.
-    position: of the event that first spoke of it.
+    object: its latest snapshot. terminal: whether that is final. number: the sequence number of the event that gave it.
+    delta: what deltas in the shape of the object add up to. texts: {field: fragments}, its streamed strings.
+    position: of the event that first spoke of it. since: the sequence number of the event that opened it, UNNUMBERED where
+    the stream has none; None where it was open before this stream began.
     """
 
-    __slots__ = ("delta", "object", "position", "terminal")
+    __slots__ = ("delta", "number", "object", "position", "since", "terminal", "texts")
 
-    def __init__(self, position: int, object: dict[str, Any], delta: dict[str, Any], terminal: bool) -> None:
-        self.position, self.object, self.delta, self.terminal = position, object, delta, terminal
+    def __init__(self, position: int, since: int | None = None) -> None:
+        self.position, self.since = position, since
+        self.object: dict[str, Any] = {}
+        self.delta: dict[str, Any] = {}
+        self.texts: dict[str, Fragments] = {}
+        self.terminal = False
+        self.number: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "position": self.position,
+            "since": self.since,
             "object": self.object,
             "delta": deltas.plain(self.delta),
+            "texts": self.texts,
             "terminal": self.terminal,
+            "number": self.number,
         }
+
+    @classmethod
+    def from_json(cls, state: dict[str, Any]) -> Entity:
+        entity = cls(state["position"], state["since"])
+        entity.object, entity.delta = state["object"], state["delta"]
+        entity.terminal, entity.number = state["terminal"], state["number"]
+        entity.texts = {field: Fragments(runs) for field, runs in state["texts"].items()}
+        return entity
 
 
 class Part:
     """A run, as one stream shows it. Offsets are µs since the stream began.
 
-    outputs: {tool_call_id: output or approval} that the stream's request submitted. error: of an error event.
+    object: the run's latest snapshot, in the words of its protocol; terminal, number: as of an Entity.
+    created: when it was created, in seconds: another run that has the same id has another.
+    calls: ids of tool calls whose output the client may give in a later request.
+    outputs: {tool_call_id: output or approval} that the stream's request submitted to this run. error: of an error event.
+    numbers: the sequence numbers seen, as [[first, last, position of the first] …]; expects: the first that was asked for.
+    begun: whether the stream showed how the run began, so that all its steps are known where its other streams are.
     """
 
     __slots__ = (
         "anomalies",
+        "begun",
+        "calls",
+        "created",
         "error",
+        "expects",
+        "families",
         "first_delta_us",
         "first_us",
         "last_us",
-        "messages",
+        "number",
+        "numbers",
         "object",
         "outputs",
         "position",
-        "steps",
         "terminal",
     )
 
@@ -72,17 +108,57 @@ class Part:
         self.position = position
         self.first_us = self.last_us = offset_us
         self.first_delta_us: int | None = None
+        self.created: float | None = None
         self.object: dict[str, Any] = {}
         self.terminal = False
-        self.steps: dict[str, Entity] = {}
-        self.messages: dict[str, Entity] = {}
+        self.number: int | None = None
+        self.families: dict[str, dict[str, Entity]] = {}
+        self.calls: list[str] = []
         self.outputs: dict[str, Any] = {}
         self.error: dict[str, Any] | None = None
+        self.numbers: list[list[int]] = []
+        self.expects = 0
+        self.begun = False
         self.anomalies: list[list[Any]] = []
+
+    def family(self, name: str) -> dict[str, Entity]:
+        """The entities of a family, by id."""
+        found = self.families.get(name)
+        if found is None:
+            found = self.families[name] = {}
+        return found
 
     def anomaly(self, position: int, kind: str, detail: str) -> None:
         if sum(1 for found in self.anomalies if found[1] == kind) < ANOMALY_LIMIT:
             self.anomalies.append([position, kind, detail[:500]])
+
+    def count(self, number: int, position: int) -> bool:
+        """Note a sequence number; whether it is new."""
+        seen = self.numbers
+        if seen and number == seen[-1][1] + 1:
+            seen[-1][1] = number
+            return True
+        at = len(seen)
+        while at and number < seen[at - 1][0]:
+            at -= 1
+        if at and number <= seen[at - 1][1]:
+            return False
+        if at and number == seen[at - 1][1] + 1:
+            seen[at - 1][1] = number
+        else:
+            seen.insert(at, [number, number, position])
+            at += 1
+        if at < len(seen) and seen[at][0] == number + 1:
+            seen[at - 1][1] = seen.pop(at)[1]
+        return True
+
+    def is_whole(self, entity: Entity, number: int | None) -> bool:
+        """Whether this stream has all that was streamed of an entity up to this sequence number."""
+        if entity.since is None:
+            return False
+        if entity.since == UNNUMBERED or number is None:
+            return True
+        return any(first <= entity.since and number <= last for first, last, _ in reversed(self.numbers))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -90,22 +166,32 @@ class Part:
             "first_us": self.first_us,
             "last_us": self.last_us,
             "first_delta_us": self.first_delta_us,
+            "created": self.created,
             "object": self.object,
             "terminal": self.terminal,
-            "steps": {key: entity.to_json() for key, entity in self.steps.items()},
-            "messages": {key: entity.to_json() for key, entity in self.messages.items()},
+            "number": self.number,
+            "families": {
+                name: {id: entity.to_json() for id, entity in entities.items()} for name, entities in self.families.items()
+            },
+            "calls": self.calls,
             "outputs": self.outputs,
             "error": self.error,
+            "numbers": self.numbers,
+            "expects": self.expects,
+            "begun": self.begun,
             "anomalies": self.anomalies,
         }
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Part:
         part = cls(state["position"], state["first_us"])
-        for name in ("last_us", "first_delta_us", "object", "terminal", "outputs", "error", "anomalies"):
-            setattr(part, name, state[name])
-        part.steps = {key: Entity(**entity) for key, entity in state["steps"].items()}
-        part.messages = {key: Entity(**entity) for key, entity in state["messages"].items()}
+        for name in cls.__slots__:
+            if name != "families":
+                setattr(part, name, state[name])
+        part.families = {
+            name: {id: Entity.from_json(entity) for id, entity in entities.items()}
+            for name, entities in state["families"].items()
+        }
         return part
 
 
@@ -113,14 +199,28 @@ class Partial:
     """All parts that one stream names, and what is known of the connection itself.
 
     run_key: the run that the connection is about, by its latest event or its URL; None before any.
+    thread_id: the thread or conversation. previous: the key of the run that this stream's run follows, root: of the run
+    that its chain begins with, as far as this stream can tell; both None where the protocol knows no chains.
+    answers: ids of the tool calls whose outputs stand in the stream's request, the latest last; continues: whether that
+    one's output is the very end of it, so that this run goes on where the run of that call stopped.
+    after: the sequence number after which the stream was asked to go on. stream_id: names a run that has no id of its own.
+    asked: what the request asks of the run, until there is one, for protocols whose answers do not repeat it; None where it
+    asks for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream_id: str = "") -> None:
+        self.stream_id = stream_id
         self.parts: dict[str, Part] = {}
-        self.owners: dict[tuple[str, str], str] = {}  # (family, id of a step or message) → key of its part
+        self.owners: dict[tuple[str, str], str] = {}  # (family, id of an entity) → key of its part
         self.run_key: str | None = None
         self.thread_id: str | None = None
         self.thread: dict[str, Any] | None = None
+        self.previous: str | None = None
+        self.root: str | None = None
+        self.answers: list[str] = []
+        self.continues = False
+        self.after: int | None = None
+        self.asked: dict[str, Any] | None = {}
         self.error: dict[str, Any] | None = None
         self.problems: list[tuple[str, str]] = []
 
@@ -128,38 +228,48 @@ class Partial:
         part = self.parts.get(key)
         if part is None:
             part = self.parts[key] = Part(position, offset_us)
-        part.last_us = max(part.last_us, offset_us)
+        if offset_us > part.last_us:
+            part.last_us = offset_us
         return part
 
     def entity(self, family: str, id: str, key: str, position: int, offset_us: int) -> tuple[Part, Entity, bool]:
-        """(its part, the step or message, whether it is new), under the run of this key; one that was elsewhere moves there."""
+        """(its part, the entity, whether it is new), under the run of this key; one that was elsewhere moves there.
+
+        For protocols whose entities have ids of their own, and may be spoken of before their run is.
+        """
         part = self.part(key, position, offset_us)
         found: Entity | None = None
         owner = self.owners.get((family, id))
         if owner is not None:
-            found = getattr(self.parts[owner], family)[id]
+            found = self.parts[owner].family(family)[id]
             if owner != key:
                 self._leave(owner, family, id, part)
         new = found is None
         if found is None:
-            found = Entity(position, {}, {}, False)
+            found = Entity(position)
         self.owners[family, id] = key
-        getattr(part, family)[id] = found
+        part.family(family)[id] = found
         return part, found, new
 
     def restart(self, key: str, position: int, offset_us: int) -> Part:
         """A new part in place of one that turned out to be of another run."""
         old = self.parts.pop(key)
-        for family, ids in (("steps", old.steps), ("messages", old.messages)):
+        for family, ids in old.families.items():
             for id in ids:
-                del self.owners[family, id]
+                self.owners.pop((family, id), None)
         return self.part(key, position, offset_us)
 
+    def rename(self, key: str, to: str) -> Part:
+        """The part of a run whose key turned out to be another."""
+        part = self.parts[to] = self.parts.pop(key)
+        self.owners = {entity: to if owner == key else owner for entity, owner in self.owners.items()}
+        return part
+
     def _leave(self, owner: str, family: str, id: str, to: Part) -> None:
-        """Take a step or message out of its part; a part that stood for it alone goes, and what it noted moves along."""
+        """Take an entity out of its part; a part that stood for it alone goes, and what it noted moves along."""
         part = self.parts[owner]
-        del getattr(part, family)[id]
-        if owner == id and not (part.object or part.steps or part.messages or part.outputs):
+        del part.family(family)[id]
+        if owner == id and not (part.object or any(part.families.values()) or part.outputs):
             del self.parts[owner]
             to.anomalies.extend(part.anomalies)
             to.first_us = min(to.first_us, part.first_us)
@@ -171,15 +281,26 @@ class Partial:
         self.problems.append((kind, detail))
 
     def to_json(self) -> dict[str, Any]:
-        return {"run_key": self.run_key, "thread_id": self.thread_id, "thread": self.thread, "error": self.error}
+        return {
+            "run_key": self.run_key,
+            "thread_id": self.thread_id,
+            "thread": self.thread,
+            "previous": self.previous,
+            "root": self.root,
+            "answers": self.answers,
+            "continues": self.continues,
+            "after": self.after,
+            "asked": self.asked,
+            "error": self.error,
+        }
 
     @classmethod
-    def from_json(cls, state: dict[str, Any], parts: dict[str, dict[str, Any]]) -> Partial:
-        partial = cls()
+    def from_json(cls, state: dict[str, Any], parts: dict[str, dict[str, Any]], stream_id: str = "") -> Partial:
+        partial = cls(stream_id)
         for name, value in state.items():
             setattr(partial, name, value)
         for key, part in parts.items():
             partial.parts[key] = loaded = Part.from_json(part)
-            partial.owners.update({("steps", id): key for id in loaded.steps})
-            partial.owners.update({("messages", id): key for id in loaded.messages})
+            for family, entities in loaded.families.items():
+                partial.owners.update({(family, id): key for id in entities})
         return partial

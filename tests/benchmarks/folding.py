@@ -10,8 +10,9 @@ import time
 from functools import partial
 
 from recorder.projections.folds import request_of
-from recorder.protocols import StreamFold
-from recorder.protocols.merge import Contribution, Source, merge
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.view import Contribution, Source
 from recorder.sse import SSEDecoder
 from tests.benchmarks import generated
 from tests.benchmarks.bench import Bench, best, rounds
@@ -72,7 +73,7 @@ def ours(body: bytes) -> str:
             position += 1
     states = fold.states()
     key = next(key for key in states if key.startswith("run_"))
-    view = merge(key, [Contribution(Source("", "", "", None, None, None, None, 0), states[key])])
+    view = merge(key, [Contribution(Source("", "", "", None, "assistants", None, None, 0), states[key])])
     text: str = view.messages[0].object["content"][0]["text"]["value"]
     return text
 

@@ -1,0 +1,231 @@
+"""The fold of one stream: its events → its partial states, by whatever protocol it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from recorder import jsontext
+from recorder.bodies import media_type
+from recorder.protocols import WireProtocol, named, protocol_for, protocol_of_body, protocol_of_event
+from recorder.protocols.partial import STREAM, Partial, Request
+from recorder.protocols.payload import error, value
+from recorder.sse import is_system, parse
+
+BODY_LIMIT = 64 * 1024 * 1024
+"""Characters of a JSON body that is folded."""
+
+_BY_CHOICE = "not recorded:"
+"""How the reason of a gap begins that the user's own settings asked for: nothing is amiss with the stream."""
+
+
+class StreamFold:
+    """Folds the events of one stream, in order, from the start or from where a saved state left off.
+
+    position: of the last event folded, -1 before any. outcome, error and the counters are of the stream itself.
+    """
+
+    def __init__(self, request: Request, states: dict[str, Any] | None = None) -> None:
+        self._request = request
+        own = dict((states or {}).get(STREAM) or {})
+        self.position: int = own.get("at", -1)
+        self.events: int = own.get("events", 0)
+        self.bytes: int = own.get("bytes", 0)
+        self.first_event_us: int | None = own.get("first_event_us")
+        self.last_us: int = own.get("last_us", 0)
+        self.status: int | None = own.get("status")
+        self.outcome: str | None = own.get("outcome")
+        self._tail: str | None = own.get("tail")
+        self._is_json: bool = own.get("is_json", False)
+        self._body: list[str] = own.get("body") or []
+        self._protocol = named(own.get("protocol"))
+        if states is None:
+            self._partial = Partial(request.stream_id)
+            self._speak(protocol_for(request))
+        else:
+            parts = {key: state for key, state in states.items() if key != STREAM}
+            if own.get("part"):
+                parts[STREAM] = own["part"]
+            self._partial = Partial.from_json(own["partial"], parts, request.stream_id)
+
+    @property
+    def protocol(self) -> str | None:
+        return self._protocol.NAME if self._protocol else None
+
+    def feed(self, position: int, offset_us: int, type: str, data: str) -> None:
+        """Fold one event. Never raises: what cannot be folded becomes an anomaly."""
+        self.position = position
+        if offset_us > self.last_us:
+            self.last_us = offset_us
+        if type[:1] == "$" and is_system(type):
+            handler = _SYSTEM.get(type)
+            if handler is not None:
+                handler(self, position, offset_us, data)
+            return
+        self.events += 1
+        self.bytes += _size(data)
+        if self.first_event_us is None:
+            self.first_event_us = offset_us
+        if self._protocol is None:
+            self._speak(protocol_of_event(type, data))
+        if self._protocol is not None:
+            self._evolve(position, offset_us, type, data)
+
+    def feed_all(self, events: Iterable[tuple[int, int, str, str]]) -> None:
+        """Fold events given as (position, offset_us, type, data)."""
+        feed = self.feed
+        for position, offset_us, type, data in events:
+            feed(position, offset_us, type, data)
+
+    def states(self) -> dict[str, Any]:
+        """{key: JSON state}: one for each run or unowned object that the stream names, and STREAM for the rest."""
+        states = {key: part.to_json() for key, part in self._partial.parts.items()}
+        states[STREAM] = {
+            "at": self.position,
+            "protocol": self.protocol,
+            "events": self.events,
+            "bytes": self.bytes,
+            "first_event_us": self.first_event_us,
+            "last_us": self.last_us,
+            "status": self.status,
+            "outcome": self.outcome,
+            "tail": self._tail,
+            "is_json": self._is_json,
+            "body": self._body,
+            "partial": self._partial.to_json(),
+            "part": states.get(STREAM),
+        }
+        return states
+
+    @property
+    def thread_id(self) -> str | None:
+        return self._partial.thread_id
+
+    @property
+    def previous(self) -> str | None:
+        """The key of the run that this stream's run follows."""
+        return self._partial.previous
+
+    @property
+    def root(self) -> str | None:
+        """The key of the run that this stream's chain begins with, as far as the stream can tell."""
+        return self._partial.root
+
+    @property
+    def answers(self) -> list[str]:
+        """Ids of the tool calls whose outputs stand in the request, the latest last."""
+        return self._partial.answers
+
+    @property
+    def continues(self) -> str | None:
+        """The id of the call whose output the request ends with."""
+        return self._partial.answers[-1] if self._partial.continues and self._partial.answers else None
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Of an error event or an error response: code, type, message, param."""
+        return self._partial.error
+
+    def _speak(self, protocol: WireProtocol | None) -> None:
+        """Settle on a protocol, once."""
+        self._protocol = protocol
+        if protocol is not None:
+            try:
+                protocol.begin(self._partial, self._request)
+            except Exception as problem:  # noqa: BLE001 - as in _evolve
+                self._anomaly(0, 0, "not_folded", f"request: {problem!r}")
+
+    def _evolve(self, position: int, offset_us: int, type: str, data: str) -> None:
+        assert self._protocol is not None
+        try:
+            self._protocol.evolve(self._partial, position, offset_us, type, data)
+        except Exception as problem:  # noqa: BLE001 - a payload that nobody foresaw must not stop the projection of all others
+            self._anomaly(position, offset_us, "not_folded", f"{type or 'message'}: {problem!r}")
+
+    def _anomaly(self, position: int, offset_us: int, kind: str, detail: str) -> None:
+        key = self._partial.run_key or STREAM
+        self._partial.part(key, position, offset_us).anomaly(position, kind, detail)
+
+    def _on_response(self, position: int, offset_us: int, data: str) -> None:
+        response = jsontext.object_of(data)
+        status, headers = response.get("status"), response.get("headers")
+        self.status = status if isinstance(status, int) else None
+        for pair in headers if isinstance(headers, list) else ():
+            if isinstance(pair, list) and len(pair) == 2 and str(pair[0]).lower() == "content-type":
+                self._is_json = media_type(str(pair[1])).endswith("json")
+
+    def _on_body(self, position: int, offset_us: int, data: str) -> None:
+        """A body, or a piece of one: it is folded when its JSON is whole."""
+        self.bytes += _size(data)
+        if self.status is not None and self.status >= 400:
+            if self._partial.error is None:
+                found = jsontext.object_of(data)
+                tells = isinstance(found.get("error"), (dict, str)) or isinstance(found.get("message"), str)
+                self._partial.error = error(found if tells else data[:500])
+            return
+        if not self._is_json:
+            return
+        self._body.append(data)
+        if sum(map(len, self._body)) > BODY_LIMIT:
+            self._body, self._is_json = [], False
+            self._anomaly(position, offset_us, "oversized", "a body over the limit, kept and not folded")
+        elif data.rstrip()[-1:] in ("}", "]") and (found := value("".join(self._body))) is not None:
+            self._body = []
+            if self._protocol is None:
+                self._speak(protocol_of_body(found))
+            if self._protocol is not None:
+                try:
+                    self._protocol.body(self._partial, position, offset_us, found)
+                except Exception as problem:  # noqa: BLE001 - as in _evolve
+                    self._anomaly(position, offset_us, "not_folded", f"body: {problem!r}")
+
+    def _on_block(self, position: int, offset_us: int, data: str) -> None:
+        if data.strip("\r\n\ufeff"):
+            self._anomaly(position, offset_us, "undispatched", f"a block without data: {data[:200]}")
+
+    def _on_piece(self, position: int, offset_us: int, data: str) -> None:
+        self.bytes += _size(data)
+        self._anomaly(position, offset_us, "oversized", "part of an event over the limit, kept in pieces and not folded")
+
+    def _on_tail(self, position: int, offset_us: int, data: str) -> None:
+        self._tail = data
+        self._anomaly(position, offset_us, "unfinished_tail", f"{len(data.encode())} bytes after the last complete event")
+
+    def _on_gap(self, position: int, offset_us: int, data: str) -> None:
+        self._tail = None  # what broke off there is no end of the stream
+        if not str(jsontext.object_of(data).get("reason")).startswith(_BY_CHOICE):
+            self._anomaly(position, offset_us, "gap", data)
+
+    def _on_end(self, position: int, offset_us: int, data: str) -> None:
+        """The stream is over: its outcome; and a tail that is complete but for its blank line is folded after all."""
+        outcome = jsontext.object_of(data).get("outcome")
+        self.outcome = outcome if isinstance(outcome, str) else None
+        tail, self._tail = self._tail, None
+        if not tail or self._protocol is None:
+            return
+        if tail[-1] not in "\r\n" and not tail.splitlines()[-1].startswith("data:"):
+            return  # a line was cut that might have said what this event is
+        type, text = parse(tail.encode())
+        try:
+            value = jsontext.loads(text)
+        except jsontext.JSONError:
+            return
+        if isinstance(value, (dict, list)):  # JSON that closes its brackets is whole, with or without its line end
+            self._evolve(position, offset_us, type, text)
+            self._anomaly(position, offset_us, "tail_folded", f"{type or 'message'}: lacked its blank line")
+
+
+def _size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+_SYSTEM = {
+    "$response": StreamFold._on_response,
+    "$body": StreamFold._on_body,
+    "$block": StreamFold._on_block,
+    "$piece": StreamFold._on_piece,
+    "$tail": StreamFold._on_tail,
+    "$gap": StreamFold._on_gap,
+    "$end": StreamFold._on_end,
+}

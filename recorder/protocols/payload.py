@@ -1,0 +1,49 @@
+"""What every protocol reads alike: an event's JSON, an id, an error in any of its shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recorder import jsontext
+
+ID_LIMIT = 256
+"""Bytes of an id: it is a key in every database."""
+
+DEPTH_LIMIT = 100
+"""Levels of nested objects and lists in a payload that is folded."""
+
+
+def value(data: str) -> Any:
+    """The JSON of an event's data, or None where it is none, or nested too deep to be folded."""
+    try:
+        found = jsontext.loads(data)
+    except jsontext.JSONError:
+        return None
+    nested = data.count("{") + data.count("[") > DEPTH_LIMIT and jsontext.is_deeper(found, DEPTH_LIMIT)
+    return None if nested else found
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value can serve as an id, which is a key in every database: text of a sane length, without NUL."""
+    if not isinstance(value, str) or not 0 < len(value) <= ID_LIMIT or "\0" in value:
+        return False
+    if value.isascii():
+        return True
+    try:
+        return len(value.encode()) <= ID_LIMIT
+    except UnicodeEncodeError:
+        return False
+
+
+def stamp(value: Any) -> float | None:
+    """A time in seconds, None where a value is none."""
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
+
+
+def error(payload: Any) -> dict[str, Any]:
+    """code, type, message and param of an error: nested under `error`, flat, or a text."""
+    nested = payload.get("error") if isinstance(payload, dict) else payload
+    if isinstance(nested, str):
+        return {"code": None, "type": None, "message": nested, "param": None}
+    found = nested if isinstance(nested, dict) else payload if isinstance(payload, dict) else {}
+    return {key: found.get(key) for key in ("code", "type", "message", "param")}

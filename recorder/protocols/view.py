@@ -1,0 +1,132 @@
+"""What merging makes of a run's parts, and what its protocol shows of that: the run, steps and messages of the read model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Order = tuple[tuple[str, str, str], int]
+"""Sorts entities as they came: when their stream began and was recorded, then the position in it."""
+
+
+class Source(NamedTuple):
+    """The stream that a part comes from. Times are ISO 8601 UTC, so that they sort as text."""
+
+    stream_id: str
+    started_at: str
+    recorded_at: str
+    label: str | None
+    protocol: str | None
+    thread_id: str | None
+    outcome: str | None
+    events: int
+    previous: str | None = None
+    root: str | None = None
+
+    @property
+    def own_session(self) -> str | None:
+        """The session that the stream names itself: its label, else its thread or conversation."""
+        found = self.label or self.thread_id  # an empty label is none
+        return found[:256] if found else None
+
+    @property
+    def session_id(self) -> str:
+        """The session that the stream belongs to, as far as it alone can tell: the one it names, its chain's, else its own."""
+        return self.own_session or (chain_session(self.root) if self.root else self.stream_id)
+
+
+def chain_session(run_key: str) -> str:
+    """The session of a chain of runs that begins with this one."""
+    return f"chain_{run_key}"[:256]
+
+
+class Contribution(NamedTuple):
+    """One stream's part of a run, as JSON (see partial.Part.to_json)."""
+
+    source: Source
+    part: dict[str, Any]
+
+
+@dataclass
+class Merged:
+    """A run, or a part of one, merged from all streams: `object` in the words of its protocol, {} where no snapshot was seen.
+
+    said: the snapshot of highest rank alone. position: of the event that first spoke of it, in the stream that order names.
+    """
+
+    id: str
+    object: dict[str, Any]
+    said: dict[str, Any]
+    terminal: bool
+    order: Order
+
+
+@dataclass
+class MergedRun(Merged):
+    """families: {family: {id: Merged}}. answered: {tool_call_id: output}, what later requests said of its calls."""
+
+    families: dict[str, dict[str, Merged]] = field(default_factory=dict)
+    answered: Mapping[str, Any] = field(default_factory=dict)
+
+    def family(self, name: str) -> dict[str, Merged]:
+        return self.families.get(name) or {}
+
+
+@dataclass
+class EntityView:
+    """A step or message as the read model shows it: `object` in the API's shape, final or as accumulated so far.
+
+    derived_status: of one that no event ended, what the end of its run makes of it.
+    """
+
+    id: str
+    object: dict[str, Any]
+    terminal: bool
+    derived_status: str | None = None
+
+
+@dataclass
+class Shown:
+    """What a protocol shows of a merged run: a Run object with its steps and messages, in order.
+
+    source_object: the object that the API gave, where that is no Run. status: the effective one: the run's, but
+    requires_action where the client has yet to answer calls of a run that the API calls completed.
+    """
+
+    object: dict[str, Any] = field(default_factory=dict)
+    steps: list[EntityView] = field(default_factory=list)
+    messages: list[EntityView] = field(default_factory=list)
+    source_object: dict[str, Any] | None = None
+    status: str | None = None
+
+
+@dataclass
+class RunView:
+    """A run as the read model has it.
+
+    state: ended | waiting (for tool outputs) | active (a stream of it is open) | unknown (it was cut off).
+    calls: ids of the calls that a later request may answer. anomalies: (stream_id, position, kind, detail).
+    session_id, logical_run_id, continued_run_id: its place among other runs, once that is known.
+    """
+
+    key: str
+    object: dict[str, Any]
+    state: str
+    sources: list[Source]
+    protocol: str | None = None
+    session_id: str = ""
+    logical_run_id: str = ""
+    continued_run_id: str | None = None
+    steps: list[EntityView] = field(default_factory=list)
+    messages: list[EntityView] = field(default_factory=list)
+    source_object: dict[str, Any] | None = None
+    status: str | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    error_stream: str | None = None
+    first_us: int = 0
+    first_delta_us: int | None = None
+    anomalies: list[tuple[str, int, str, str]] = field(default_factory=list)
+    is_run: bool = True
