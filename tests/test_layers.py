@@ -47,6 +47,7 @@ FOLDER_ORDER = {
         "matching",
         "overlay",
         "rules",
+        "known",
         "redactor",
         "request",
         "__init__",

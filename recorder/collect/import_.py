@@ -20,16 +20,15 @@ from recorder import database, jsontext, log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
 from recorder.collect import secrets
 from recorder.collect.outcome import Ending
-from recorder.collect.screen import redacted
+from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
-from recorder.errors import ImportFailed
+from recorder.errors import AppendConflict, ImportFailed
 from recorder.log import Row, Stream
-from recorder.recording import read_recording
-from recorder.redaction.redactor import Redactor
+from recorder.recording import SUFFIX, read_recording
 from recorder.redaction.rules import Rules
 from recorder.sse import Frame, SSEDecoder, encode, is_system
 
-KINDS = (".sse", ".events.jsonl", ".recording.jsonl", ".json")
+KINDS = (".sse", ".events.jsonl", SUFFIX, ".json")
 REQUEST = ".request.json"
 BATCH = 2000  # events in one transaction
 
@@ -72,16 +71,19 @@ def import_paths(
     files = find(paths)
     taker = _Appender(engine)
     rows: list[Imported] = []
-    for number, path in enumerate(files):
-        if progress:
-            progress(str(path), number, len(files))
-        if path.name.endswith(".recording.jsonl"):
-            read = read_recording(path)
-            shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
-            rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
-        else:
-            rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
-    taker.flush()
+    try:
+        for number, path in enumerate(files):
+            if progress:
+                progress(str(path), number, len(files))
+            if path.name.endswith(SUFFIX):
+                read = read_recording(path)
+                shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
+                rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
+            else:
+                rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
+        taker.flush()
+    except AppendConflict as error:
+        raise ImportFailed(f"{error}; where both are wanted, import the file into another database (--db)") from None
     return rows
 
 
@@ -143,9 +145,7 @@ def read_file(path: Path, pace: float | None = None, rules: Rules | None = None)
 
 
 def _redacted(rules: Rules, stream: Stream, frames: Iterable[Frame]) -> tuple[Stream, list[Frame]]:
-    redactor = Redactor(rules)
-    found = redactor.feed(frames)
-    return redacted(rules, stream), [*found, *redactor.finish()]
+    return redacted(rules, stream), list(redacted_frames(rules, frames))
 
 
 def _frames(kind: str, body: bytes, pace: float | None) -> Iterator[Frame]:
