@@ -27,6 +27,7 @@ ORDER = (
     "recording",
     "collect",
     "replay",
+    "comparison",
     "demo",
     "cli",
     "__main__",
@@ -81,7 +82,23 @@ FOLDER_ORDER = {
         "import_",
         "__init__",
     ),
-    "replay": ("timing", "playback", "match", "library", "transport", "server", "__init__"),
+    "replay": (
+        "timing",
+        "fidelity",
+        "playback",
+        "faults",
+        "difference",
+        "volatile",
+        "match",
+        "alignment",
+        "library",
+        "divergence",
+        "stepping",
+        "passing",
+        "transport",
+        "server",
+        "__init__",
+    ),
 }
 
 

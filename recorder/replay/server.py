@@ -77,7 +77,7 @@ class Replayer:
                 await asyncio.sleep(0)
         place = self._places.enter(asked, connection, named)
         with ExitStack() as seat:
-            seat.callback(self._places.leave, place, named)
+            seat.callback(self._places.leave, place, named is not None)
             match = place.take(asked)
             if match is None:
                 seat.close()
@@ -85,6 +85,8 @@ class Replayer:
                 await _refuse(send, await asyncio.to_thread(library.not_found, self._engine, self._exchanges, asked))
                 return
             self.served += 1
+            if match.rung != "exact":
+                match = await asyncio.to_thread(library.compared, self._engine, match, asked)
             playing = asyncio.create_task(self._play(match, scope, send, seat.close))
             gone = asyncio.create_task(_disconnected(receive))
             try:

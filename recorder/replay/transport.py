@@ -85,8 +85,10 @@ class ReplayTransport(Transport):
         self._engine.dispose()
 
     def _take(self, request: Any) -> Match | None:
+        asked = _asked(request)
         with self._lock:
-            return self._place.take(_asked(request))
+            match = self._place.take(asked)
+        return match and library.compared(self._engine, match, asked)
 
     def _refused(self, request: Any) -> Any:
         error = jsontext.dumps(library.not_found(self._engine, self._exchanges, _asked(request))).encode()
