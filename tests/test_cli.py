@@ -435,6 +435,62 @@ def test_an_export_is_redacted_by_the_settings_and_by_what_is_known(run: Run, fi
     assert "sk-" not in run("export", "last", "--redact").out, "nor the part of it that came in a delta of its own"
 
 
+# Two sessions
+
+
+@pytest.fixture
+def two(filled: Path) -> Path:
+    """A database in which thread_1 was asked again, under other ids; and again, with another answer."""
+    engine = database.connect(sqlite(filled))
+    for number, text in ((10, "Hello there"), (11, "Hello where")):
+        own = writing.THREADS._replace(path=f"/v1/threads/thread_{number}/runs")
+        writing.write(
+            engine, writing.stream(number, own), writing.frames(said(text, f"run_{number}", thread_id=f"thread_{number}"))
+        )
+    engine.dispose()
+    return filled
+
+
+def test_diff_of_what_is_equal_is_exit_0(run: Run, two: Path) -> None:
+    for pair in (("thread_1", "thread_10"), ("run_1", "run_10"), (stream_id(0), stream_id(10)), ("run_1", "thread_1")):
+        assert run("diff", *pair) == Done(0, "", "no difference (1 exchange of A, 1 of B)\n")
+        assert strictly(run("diff", *pair, "--json").out)["differences"] == []
+
+
+def test_diff_names_the_first_divergence_and_is_exit_1(run: Run, two: Path) -> None:
+    done = run("diff", "thread_1", "thread_11")
+    assert (done.status, done.err) == (1, "1 difference (1 exchange of A, 1 of B)\n")
+    assert done.out.splitlines() == [
+        f"first divergence: exchange 1, message 1 (assistant): text (A {stream_id(0)}:5, B {stream_id(11)}:5)",
+        "  - Hello there",
+        "  + Hello where",
+    ]
+    found = strictly(run("diff", "thread_1", "thread_11", "--json").out)
+    assert (found["equal"], found["a"]["kind"], found["b"]["streams"]) == (False, "session", [stream_id(11)])
+    assert found["differences"] == [
+        {
+            "exchange": {"a": 1, "b": 1},
+            "item": "message 1 (assistant)",
+            "fact": "text",
+            "field": None,
+            "a": "Hello there",
+            "b": "Hello where",
+            "at": {"a": {"stream_id": stream_id(0), "position": 5}, "b": {"stream_id": stream_id(11), "position": 5}},
+        }
+    ]
+
+
+def test_diff_takes_recording_files_with_and_without_a_database(run: Run, two: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{id}.recording.jsonl") for id in ("run_1", "run_11")]
+    for file in files:
+        assert run("export", Path(file).name.partition(".")[0], "-o", file).status == 0
+    assert run("diff", *files, db=tmp_path / "none.db").status == 1
+    assert run("diff", files[0], "thread_10").status == 0
+    assert not (tmp_path / "none.db").exists()
+    Path(files[1]).write_text("{}\n")
+    assert files[1] in run("diff", *files).error
+
+
 # IDs
 
 
