@@ -28,8 +28,12 @@ ORDER = (
     "collect",
     "replay",
     "comparison",
+    "deck_server",
+    "deck",
+    "offline",
     "demo",
     "cli",
+    "pytest_plugin",
     "__main__",
     "__init__",
 )

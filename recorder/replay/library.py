@@ -13,9 +13,11 @@ from recorder.errors import RecorderError, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.sessions import session_streams
 from recorder.replay.difference import Difference, differences, of_bytes
+from recorder.replay.faults import MOVING, Fault, Faulted, Happened
 from recorder.replay.match import VOLATILE, Asked, Exchange, Library, Match, exchange, path_key, query_of
 from recorder.replay.playback import Playback
 from recorder.replay.volatile import Volatile
+from recorder.sse import encode
 
 _ROWS = 500  # requests, with their bodies, that are read at a time
 
@@ -23,10 +25,18 @@ _ALIKE = 50
 """Recordings of the same path that are compared with a request that none of them answers."""
 
 
-def load(engine: sa.Engine, ids: Iterable[str] = (), *, strict: bool = False, volatile: Volatile = VOLATILE) -> Library:
+def load(
+    engine: sa.Engine,
+    ids: Iterable[str] = (),
+    *,
+    strict: bool = False,
+    volatile: Volatile = VOLATILE,
+    empty: bool = False,
+) -> Library:
     """The exchanges of what these IDs name, or of the whole database, in recorded order.
 
-    strict: only equal requests are answered. volatile: what need not be the same where it is not strict.
+    strict: only equal requests are answered. volatile: what need not be the same where it is not strict. empty: it may be that
+    there is nothing.
     The read models must be up to date: they say which streams make a session. Raises UnknownID, AmbiguousID; RecorderError
     where there is nothing to replay; UsageError where nobody named a session and two answer the same request.
     """
@@ -44,7 +54,7 @@ def load(engine: sa.Engine, ids: Iterable[str] = (), *, strict: bool = False, vo
                 for number, stream_id in enumerate(some)
                 if rows[stream_id].path
             ]
-    if not exchanges:
+    if not exchanges and not empty:
         raise RecorderError(_nothing(database.shown(engine), len(found)))
     made = Library(exchanges, strict=strict, volatile=volatile)
     if not given and (rivals := next(made.rivals(), None)):
@@ -65,6 +75,58 @@ def asked(stream: Stream) -> Asked:
 def playback(engine: sa.Engine, stream_id: str) -> Playback:
     """A stream's response, to be played."""
     return Playback(log.read_stream(engine, stream_id))
+
+
+def faulted(
+    made: Playback, faults: Iterable[Fault], stream_id: str, request: int, path: str, happened: Happened
+) -> Playback | Faulted:
+    """The response with those of these faults that are of it: as the answer to a client's request of this number."""
+    own = [fault for fault in faults if fault.is_of(stream_id, request)]
+    return Faulted(made, own, path, happened) if own else made
+
+
+def check(engine: sa.Engine, among: Iterable[str], faults: Iterable[Fault]) -> None:
+    """Raises UsageError for a fault at an event that none of these streams has, or to which it cannot happen."""
+    given = [fault for fault in faults if fault.position >= 0 or fault.stream]
+    if not given:
+        return
+    ids = list(among)
+    ends: dict[str, int] = {}
+    with database.read(engine) as connection:
+        for at in range(0, len(ids), _ROWS):
+            some = ids[at : at + _ROWS]
+            rows = connection.execute(
+                sa.select(log.heads.c.stream_id, log.heads.c.position).where(log.heads.c.stream_id.in_(some))
+            )
+            ends.update((str(row.stream_id), row.position) for row in rows)
+        for fault in given:
+            _check(connection, {id: end for id, end in ends.items() if id.startswith(fault.stream)}, fault)
+
+
+def _check(connection: sa.Connection, ends: dict[str, int], fault: Fault) -> None:
+    if not ends:
+        raise UsageError(f"{fault.text}: no stream that is replayed begins with {fault.stream}; recorder ls has their ids")
+    having = [stream_id for stream_id, end in ends.items() if end >= fault.position]
+    if not having:
+        longest = max(ends, key=lambda stream_id: ends[stream_id])
+        raise UsageError(
+            f"{fault.text}: there is no event {fault.position}; the last one of {longest} is {ends[longest]}"
+            " (recorder show lists them)"
+        )
+    if fault.kind not in MOVING or any(_can_move(connection, stream_id, fault) for stream_id in having[:_ROWS]):
+        return
+    kind = log.read(connection, having[0], fault.position - 1, 1)[0].type
+    raise UsageError(
+        f"{fault.text}: event {fault.position} of {having[0]} is {kind or 'the last'} and cannot be moved;"
+        + " name one that the client gets"
+        + (", and that another follows" if fault.kind == "swap" else "")
+    )
+
+
+def _can_move(connection: sa.Connection, stream_id: str, fault: Fault) -> bool:
+    count = 2 if fault.kind == "swap" else 1
+    found = log.read(connection, stream_id, fault.position - 1, count)
+    return len(found) == count and all(event.raw is not None or encode(event.type, event.data) for event in found)
 
 
 def compared(engine: sa.Engine, match: Match, request: Asked) -> Match:

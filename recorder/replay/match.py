@@ -160,6 +160,11 @@ class Library:
     def __len__(self) -> int:
         return len(self.exchanges)
 
+    @property
+    def ids(self) -> list[str]:
+        """Of its streams, in recorded order."""
+        return [one.stream_id for one in self.exchanges]
+
     def candidates(self, asked: Asked) -> tuple[str, list[Exchange]]:
         """The highest rung that has a match, and all its matches, in recorded order."""
         if exact := self._exact.get(exact_key(asked)):
