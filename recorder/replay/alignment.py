@@ -48,7 +48,10 @@ class Step(NamedTuple):
 
 def align(recorded: Sequence[Recorded], seen: Sequence[Seen]) -> list[Step]:
     """The steps from one order to the other, in that of the requests seen; what is missing, where it was recorded."""
-    polled: Set[bytes | None] = {one.key for one in recorded if one.safe} & {one.key for one in seen}
+    counts: Counter[bytes | None] = Counter(one.key for one in recorded)
+    counts |= Counter(one.key for one in seen)
+    keys = {one.key for one in seen}
+    polled: Set[bytes | None] = {one.key for one in recorded if one.safe and one.key in keys and counts[one.key] > 1}
     start = 0
     while start < min(len(recorded), len(seen)) and recorded[start].key == seen[start].key:
         start += 1
@@ -141,18 +144,25 @@ def _moved(steps: Sequence[Step], recorded: Sequence[Recorded], seen: Sequence[S
         if step.kind == "missing" and step.recorded is not None:
             missing.setdefault(recorded[step.recorded].key, []).append(step.recorded)
     kept = {seen[step.seen].key for step in steps if step.kind == "same" and step.seen is not None}
+    unmade = {step.recorded for step in steps if step.kind == "missing"}
     found: list[Step] = []
     moved: set[int] = set()
     for step in steps:
-        key = seen[step.seen].key if step.kind == "extra" and step.seen is not None else None
-        if key is None:
+        one = seen[step.seen] if step.kind == "extra" and step.seen is not None else None
+        if one is None:
             found.append(step)
-        elif key in polled and key in kept:
+        elif one.key is None:
+            if one.given in unmade and one.given is not None:  # it was changed, and made in another place
+                unmade.discard(one.given)
+                moved.add(one.given)
+                step = Step("changed", one.given, step.seen)
+            found.append(step)
+        elif one.key in polled and one.key in kept:
             continue
-        elif places := missing.get(key):
+        elif places := missing.get(one.key):
             moved.add(places[0])
             found.append(Step("reordered", places.pop(0), step.seen))
-        elif key not in polled:
+        elif one.key not in polled:
             found.append(step)
     return [
         step

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -40,17 +40,6 @@ _ALONE = ""
 """The session of streams that belong to none."""
 
 
-class Kept(NamedTuple):
-    """A request that was made. request: what was asked, where it equals no recorded one, without its secrets."""
-
-    number: int
-    method: str
-    target: str
-    given: Exchange | None
-    rung: str
-    request: Asked | None
-
-
 class Client:
     """number: from 1, in the order in which they came. name: what it calls itself, if anything."""
 
@@ -61,6 +50,20 @@ class Client:
 
     def __str__(self) -> str:
         return f"client {self.number}" + (f" ({self.name})" if self.name else "")
+
+
+class Kept(NamedTuple):
+    """A request that was made. number: which of its client's. at: which of all. request: where it equals no recorded one, what
+    was asked, without its secrets."""
+
+    client: Client
+    number: int
+    at: int
+    method: str
+    target: str
+    given: Exchange | None
+    rung: str
+    request: Asked | None
 
 
 class Watch:
@@ -97,7 +100,7 @@ class Watch:
             if client is None:
                 client = self._clients[place] = Client(len(self._clients) + 1, name)
             self._kept += 1
-            client.requests.append(self._of(len(client.requests) + 1, asked, match))
+            client.requests.append(self._of(client, asked, match))
 
     def happened(self, fault: Fault) -> None:
         with self._lock:
@@ -107,12 +110,8 @@ class Watch:
         """All that there is to say so far, as JSON. It reads on the database."""
         with self._lock:
             clients = [(client, list(client.requests)) for client in self._clients.values()]
-        alone: dict[int, set[int]] = {}  # number → the clients that were given it
-        for client, requests in clients:
-            for kept in requests:
-                if kept.given and kept.given.alone:
-                    alone.setdefault(kept.given.number, set()).add(client.number)
-        found = [each for client, requests in clients for each in self._of_client(client, requests, alone)]
+        found = [each for session, asked in self._together(clients) for each in self._of_session(session, asked)]
+        found.sort(key=lambda each: (each["client"], each["request"] or 1 << 30))
         given = {kept.given.number for _, requests in clients for kept in requests if kept.given}
         found += self._unasked(given)
         divergences = [each for each in found if each["kind"] != "variation"]
@@ -137,7 +136,7 @@ class Watch:
             "faults": [{"fault": fault.text, "happened": self._happened[fault]} for fault in self._faults],
         }
 
-    def _of(self, number: int, asked: Asked, match: Match | None) -> Kept:
+    def _of(self, client: Client, asked: Asked, match: Match | None) -> Kept:
         query = f"?{secrets.query(asked.query)}" if asked.query else ""
         request = None
         if match is None or match.rung != "exact":
@@ -145,21 +144,38 @@ class Watch:
             body = secrets.body(asked.body, asked.content_type) if self._bytes <= BODIES else b""
             request = asked._replace(body=body, query=secrets.query(asked.query))
         given, rung = (None, "") if match is None else (match.exchange, match.rung)
-        return Kept(number, asked.method, asked.path + query, given, rung, request)
+        number = len(client.requests) + 1
+        return Kept(client, number, self._kept, asked.method, asked.path + query, given, rung, request)
 
-    def _of_client(self, client: Client, requests: list[Kept], alone: dict[int, set[int]]) -> list[dict[str, Any]]:
-        sessions: dict[str | None, list[Kept]] = {}
-        for kept in requests:
-            sessions.setdefault(self._session_of(kept), []).append(kept)
-        found: list[dict[str, Any]] = []
-        for session, asked in sessions.items():
-            recorded = self._by_session.get(session, [])
-            if session == _ALONE:
-                recorded = [one for one in recorded if client.number in alone.get(one.number, {client.number})]
-            found += self._of_session(client, recorded, asked)
-        return sorted(found, key=lambda each: each["request"] or 1 << 30)
+    def _together(self, clients: list[tuple[Client, list[Kept]]]) -> Iterator[tuple[str | None, list[Kept]]]:
+        """What is compared together: what a client asked in one session, by its order.
 
-    def _of_session(self, client: Client, recorded: list[Exchange], asked: list[Kept]) -> list[dict[str, Any]]:
+        One that asks over several connections at once seems to be several. So those that were given nothing twice among them are
+        taken for one, unless they gave their names; in streams of no session all are.
+        """
+        groups: dict[str | None, list[tuple[bool, set[int], list[Kept]]]] = {}
+        for client, requests in clients:
+            sessions: dict[str | None, list[Kept]] = {}
+            for kept in requests:
+                sessions.setdefault(self._session_of(kept), []).append(kept)
+            for session, asked in sessions.items():
+                own = {kept.given.number for kept in asked if kept.given}
+                open_to_others = client.name is None or session == _ALONE
+                known = groups.setdefault(session, [])
+                for is_open, given, others in known if open_to_others else ():
+                    if is_open and own and given and own.isdisjoint(given):
+                        given |= own
+                        others += asked
+                        break
+                else:
+                    known.append((open_to_others, own, asked))
+        for session, some in groups.items():
+            for _, _, asked in some:
+                yield session, sorted(asked, key=lambda kept: kept.at)
+
+    def _of_session(self, session: str | None, asked: list[Kept]) -> list[dict[str, Any]]:
+        recorded = self._by_session.get(session, [])
+        at_once = len({kept.client for kept in asked}) > 1
         places = {one.number: place for place, one in enumerate(recorded)}
         was = [alignment.Recorded(one.volatile, one.path, one.path[0] in SAFE_METHODS) for one in recorded]
         now = [
@@ -176,8 +192,8 @@ class Watch:
                 kept = None if step.seen is None else asked[start + step.seen]
                 one = None if step.recorded is None else recorded[step.recorded]
                 after = recorded[step.recorded - 1] if step.recorded else None
-                each = self._said(client, step, kept, one, after)
-                if each is not None:
+                each = self._said(kept.client if kept else asked[0].client, step, kept, one, after)
+                if each is not None and not (at_once and each["kind"] == "reordered"):  # which of them is first, chance decides
                     found.append(each)
         return found
 
