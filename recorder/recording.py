@@ -33,14 +33,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from recorder import jsontext, sse
+from recorder import jsontext, log, sse
 from recorder.errors import ImportFailed
 from recorder.log import Event, Stream
 from recorder.sse import Frame
 
 VERSION = 2
-
-SUFFIX = ".recording.jsonl"
 
 _AGAIN = "export it again (`recorder export ID -o FILE`)"
 
@@ -134,6 +132,11 @@ def read_recording(path: Path) -> Recorded:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # ValueError: of JSON, base64, UTF-8
         said = " ".join(str(error).split())
         raise ImportFailed(f"{path}: line {reading.number} is not of a recording ({said}); correct it, or {_AGAIN}") from None
+
+
+def events_of(frames: Iterable[Frame]) -> list[Event]:
+    """The frames of a stream as they would be read from a log."""
+    return [log.event(log.row("", position, frame)[1:]) for position, frame in enumerate(frames)]
 
 
 class _Wrong(Exception):

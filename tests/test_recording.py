@@ -22,8 +22,9 @@ from recorder.log import Event, Stream
 from recorder.projections import runner
 from recorder.projections.sessions import sessions
 from recorder.queries import Named
-from recorder.recording import SUFFIX, VERSION, read_recording, write_recording
+from recorder.recording import VERSION, read_recording, write_recording
 from recorder.sse import Frame
+from recorder.testing import SUFFIX
 from tests import writing
 from tests.test_sse import cut_bodies, decoded
 

@@ -15,7 +15,8 @@ from recorder.cli.opening import json_option, opened
 from recorder.cli.output import counted, emit, note, say
 from recorder.comparison import Difference, Exchange, Side, compare, located, unified
 from recorder.log import Event
-from recorder.recording import SUFFIX, read_recording
+from recorder.recording import events_of, read_recording
+from recorder.testing import SUFFIX
 
 
 class Told(NamedTuple):
@@ -76,11 +77,7 @@ def _asked(db: str, *ids: str) -> Iterator[sa.Engine | None]:
 
 def _told(engine: sa.Engine | None, id: str) -> Told:
     if engine is None or id.endswith(SUFFIX):
-        read = read_recording(Path(id))
-        exchanges = [
-            Exchange(stream, [log.event(log.row(stream.stream_id, position, frame)[1:]) for position, frame in enumerate(frames)])
-            for stream, frames in read
-        ]
+        exchanges = [Exchange(stream, events_of(frames)) for stream, frames in read_recording(Path(id))]
         return Told(id, "recording", exchanges)
     with database.read(engine) as connection:
         named = queries.resolve(connection, id)

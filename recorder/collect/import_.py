@@ -24,9 +24,10 @@ from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import AppendConflict, ImportFailed
 from recorder.log import Row, Stream
-from recorder.recording import SUFFIX, read_recording
+from recorder.recording import read_recording
 from recorder.redaction.rules import Rules
 from recorder.sse import Frame, SSEDecoder, encode, is_system
+from recorder.testing import SUFFIX
 
 KINDS = (".sse", ".events.jsonl", SUFFIX, ".json")
 REQUEST = ".request.json"
