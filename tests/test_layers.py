@@ -85,6 +85,7 @@ FOLDER_ORDER = {
         "transport",
         "client",
         "hook",
+        "cassette",
         "import_",
         "__init__",
     ),

@@ -1,4 +1,4 @@
-"""Importing files: bodies that somebody else recorded, and recordings.
+"""Importing files: bodies that somebody else recorded, recordings, and cassettes.
 
 A stream's id is derived from its content, so importing again adds nothing. Events are appended in batches that hold the
 write lock for some milliseconds each, so that a recorder on the same database hardly notices; an import that was broken off
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recorder import database, jsontext, log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
-from recorder.collect import secrets
+from recorder.collect import cassette, secrets
 from recorder.collect.outcome import Ending
 from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
@@ -29,7 +29,7 @@ from recorder.redaction.rules import Rules
 from recorder.sse import Frame, SSEDecoder, encode, is_system
 from recorder.testing import SUFFIX
 
-KINDS = (".sse", ".events.jsonl", SUFFIX, ".json")
+KINDS = (".sse", ".events.jsonl", SUFFIX, ".json", *cassette.KINDS)
 REQUEST = ".request.json"
 BATCH = 2000  # events in one transaction
 
@@ -76,8 +76,8 @@ def import_paths(
         for number, path in enumerate(files):
             if progress:
                 progress(str(path), number, len(files))
-            if path.name.endswith(SUFFIX):
-                read = read_recording(path)
+            if path.name.endswith((SUFFIX, *cassette.KINDS)):
+                read = read_recording(path) if path.name.endswith(SUFFIX) else cassette.read_cassette(path, pace)
                 shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
                 rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
             else:
@@ -94,7 +94,7 @@ def find(paths: Iterable[str]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.is_file() and _importable(file.name))
+            inside = sorted(file for file in path.iterdir() if file.is_file() and _importable(file.name) and _meant(file))
             if not inside:
                 raise ImportFailed(f"{path}: no file to import in it; those are {', '.join(KINDS)}")
             found += inside
@@ -207,6 +207,11 @@ class _Appender:
 
 def _importable(name: str) -> bool:
     return name.endswith(KINDS) and not name.endswith(REQUEST)
+
+
+def _meant(file: Path) -> bool:
+    """Whether a file in a folder is to be taken along: YAML where it is a cassette."""
+    return not file.name.endswith(cassette.KINDS) or cassette.is_cassette(file)
 
 
 def _read(path: Path) -> bytes:
