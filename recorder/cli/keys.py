@@ -28,7 +28,7 @@ def reading() -> Iterator[Callable[[], str]]:
 
     before = termios.tcgetattr(fd)
     try:
-        tty.setcbreak(fd)  # Ctrl-C still ends us
+        tty.setcbreak(fd, termios.TCSADRAIN)  # what was pressed before counts; Ctrl-C still ends us
         yield lambda: os.read(fd, 1).decode("latin-1")
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
