@@ -141,10 +141,7 @@ class Replayer:
                 seat.close()
                 await _say(send, 404, await asyncio.to_thread(library.not_found, self._engine, place.library, asked))
                 return
-            number = place.asked
-            if match.rung != "exact":
-                match = await asyncio.to_thread(library.compared, self._engine, match, asked)
-            await self._beside(receive, self._play(match, number, scope, send, seat.close), seat.close)
+            await self._beside(receive, self._play(match, asked, place.asked, scope, send, seat.close), seat.close)
 
     async def _beside(self, receive: Receive, answering: Any, leave: Callable[[], None] = lambda: None) -> None:
         """Answer until that is done, or the client has left."""
@@ -160,14 +157,14 @@ class Replayer:
                 task.cancel()
             await asyncio.gather(playing, gone, return_exceptions=True)
 
-    async def _play(self, match: Match, number: int, scope: Scope, send: Send, leave: Callable[[], None]) -> None:
+    async def _play(self, match: Match, asked: Asked, number: int, scope: Scope, send: Send, leave: Callable[[], None]) -> None:
         """Send the recorded response as it came; where its connection broke, break this one.
 
         number: of its client's request. leave: called before what may be the last byte goes out, with which the client may be
         off and back.
         """
         began = asyncio.get_running_loop().time()
-        playback = await asyncio.to_thread(self._playback, match, number)
+        match, playback = await asyncio.to_thread(self._prepared, match, asked, number)
         if self._hand is None:
             await self._at_pace(playback, match, began, send, leave)
         else:
@@ -219,11 +216,11 @@ class Replayer:
                     elif move.chunk is not None:
                         await send(_start(playback, match))
 
-    def _playback(self, match: Match, number: int) -> Playback | Faulted:
+    def _prepared(self, match: Match, asked: Asked, number: int) -> tuple[Match, Playback | Faulted]:
         stream_id, path = match.exchange.stream_id, match.exchange.path[1]
-        return library.faulted(
-            library.playback(self._engine, stream_id), self._faults, stream_id, number, path, self.watch.happened
-        )
+        recorded = library.playback(self._engine, stream_id)
+        playback = library.faulted(recorded, self._faults, stream_id, number, path, self.watch.happened)
+        return library.compared(self._engine, match, asked), playback
 
     async def _pass_on(self, passing: Passing, asked: Asked, scope: Scope, send: Send) -> None:
         """Answer as the upstream does; where that breaks, break the client's connection."""
