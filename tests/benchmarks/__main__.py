@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from tests.benchmarks import (
+    aimock,
     append,
     catching_up,
     folding,
@@ -47,6 +48,7 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("folding", folding),
     ("replay", replay),
     ("serve", serving),
+    ("aimock", aimock),
     ("proxy", proxying),
     ("size", log_size),
     ("catching-up", catching_up),
