@@ -381,6 +381,117 @@ def test_a_stream_of_200_000_events(run: Run, tmp_path: Path, file: Path) -> Non
     assert output("export", row["stream_id"], "--format", "sse", db=file) == body
 
 
+# Recordings
+
+
+def test_a_session_goes_through_a_file_into_another_database_and_comes_out_the_same(
+    run: Run, filled: Path, tmp_path: Path
+) -> None:
+    for id in ("thread_1", "mine", "open"):
+        file = tmp_path / f"{id}.recording.jsonl"
+        assert run("export", id, "-o", str(file)) == Done(0, "", "")
+        assert run("import", str(file), db=tmp_path / "other.db").status == 0
+        assert run("export", id, db=tmp_path / "other.db").out == file.read_text()
+    for name in ("ls", "usage", "failures"):
+        assert run(name, "--json", db=tmp_path / "other.db").out == run(name, "--json").out
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        (lambda text: text.replace('"recorder":2', '"recorder":3', 1), "line 1: a recording of version 3"),
+        (lambda text: text[: len(text) // 2], "breaks off in line"),
+        (lambda text: text.replace("[2000,", "[soon,", 1), "line 5 is not of a recording"),
+    ],
+    ids=["newer", "truncated", "a wrong line"],
+)
+def test_a_recording_that_is_spoilt_is_one_line_that_says_where_and_what_to_do(
+    run: Run, filled: Path, tmp_path: Path, spoilt: Callable[[str], str], said: str
+) -> None:
+    file = tmp_path / "x.recording.jsonl"
+    file.write_text(spoilt(run("export", "thread_1").out))
+    done = run("import", str(file), db=tmp_path / "other.db")
+    assert done.status == 1
+    assert said in done.error
+    assert "pip install" in done.error or "recorder export" in done.error
+
+
+def test_an_export_is_redacted_by_the_settings_and_by_what_is_known(run: Run, file: Path, tmp_path: Path) -> None:
+    engine = database.connect(sqlite(file))
+    secrets = ("sk-proj-0123456789abcdef", "secret-7")
+    request = writing.THREADS._replace(body={"input": " and ".join(secrets)})
+    writing.write(engine, writing.stream(0, request), writing.frames(said(f"{secrets[0]} then {secrets[1]}")))
+    engine.dispose()
+    (tmp_path / "settings.toml").write_text("[redact]\npatterns = ['secret-\\d']\n")
+    by_settings = ("--settings", str(tmp_path / "settings.toml"))
+    for form in ("recording", "sse"):
+        plain = run("export", "last", "--format", form).out
+        found = {
+            options: [secret in run("export", "last", "--format", form, *options).out for secret in secrets]
+            for options in ((), ("--redact",), by_settings, ("--redact", *by_settings))
+        }
+        assert list(found.values()) == [[True, True], [False, True], [True, False], [False, False]]
+        redacted = run("export", "last", "--format", form, "--redact", *by_settings).out
+        assert [len(line) for line in redacted.splitlines()] == [len(line) for line in plain.splitlines()]
+    assert "sk-" not in run("export", "last", "--redact").out, "nor the part of it that came in a delta of its own"
+
+
+# Two sessions
+
+
+@pytest.fixture
+def two(filled: Path) -> Path:
+    """A database in which thread_1 was asked again, under other ids; and again, with another answer."""
+    engine = database.connect(sqlite(filled))
+    for number, text in ((10, "Hello there"), (11, "Hello where")):
+        own = writing.THREADS._replace(path=f"/v1/threads/thread_{number}/runs")
+        writing.write(
+            engine, writing.stream(number, own), writing.frames(said(text, f"run_{number}", thread_id=f"thread_{number}"))
+        )
+    engine.dispose()
+    return filled
+
+
+def test_diff_of_what_is_equal_is_exit_0(run: Run, two: Path) -> None:
+    for pair in (("thread_1", "thread_10"), ("run_1", "run_10"), (stream_id(0), stream_id(10)), ("run_1", "thread_1")):
+        assert run("diff", *pair) == Done(0, "", "no difference (1 exchange of A, 1 of B)\n")
+        assert strictly(run("diff", *pair, "--json").out)["differences"] == []
+
+
+def test_diff_names_the_first_divergence_and_is_exit_1(run: Run, two: Path) -> None:
+    done = run("diff", "thread_1", "thread_11")
+    assert (done.status, done.err) == (1, "1 difference (1 exchange of A, 1 of B)\n")
+    assert done.out.splitlines() == [
+        f"first divergence: exchange 1, message 1 (assistant): text (A {stream_id(0)}:5, B {stream_id(11)}:5)",
+        "  - Hello there",
+        "  + Hello where",
+    ]
+    found = strictly(run("diff", "thread_1", "thread_11", "--json").out)
+    assert (found["equal"], found["a"]["kind"], found["b"]["streams"]) == (False, "session", [stream_id(11)])
+    assert found["differences"] == [
+        {
+            "exchange": {"a": 1, "b": 1},
+            "item": "message 1 (assistant)",
+            "fact": "text",
+            "field": None,
+            "a": "Hello there",
+            "b": "Hello where",
+            "at": {"a": {"stream_id": stream_id(0), "position": 5}, "b": {"stream_id": stream_id(11), "position": 5}},
+        }
+    ]
+
+
+def test_diff_takes_recording_files_with_and_without_a_database(run: Run, two: Path, tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{id}.recording.jsonl") for id in ("run_1", "run_11")]
+    for file in files:
+        assert run("export", Path(file).name.partition(".")[0], "-o", file).status == 0
+    assert run("diff", *files, db=tmp_path / "none.db").status == 1
+    assert run("diff", files[0], "thread_10").status == 0
+    assert not (tmp_path / "none.db").exists()
+    Path(files[1]).write_text("{}\n")
+    assert files[1] in run("diff", *files).error
+
+
 # IDs
 
 
@@ -881,9 +992,10 @@ def test_export_and_import_give_the_same_bytes_offsets_and_cuts(run: Run, file: 
     recording = tmp_path / "mine.recording.jsonl"
     assert run("export", "mine", "-o", str(recording)).status == 0
     assert run("export", "mine").out.encode() == recording.read_bytes()
-    header, *lines = [strictly(line) for line in recording.read_text().split("\n")[:-1]]
-    assert [entry["stream_id"] for entry in header["streams"]] == [stream_id(number) for number in range(3)]
-    assert len(lines) == 8 + 11 + 2
+    lines = [strictly(line) for line in recording.read_text().split("\n")[:-1]]
+    requests = [line["stream_id"] for line in lines[1:-1] if isinstance(line, dict)]
+    assert requests == [stream_id(number) for number in range(3)]
+    assert len(lines) == 1 + 3 + (8 + 11 + 2) + 1
     other = tmp_path / "other.db"
     for _ in range(2):
         imported = strictly(run("import", "--json", str(recording), db=other).out)

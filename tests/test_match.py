@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorder.collect import secrets
+from recorder.errors import UsageError
+from recorder.replay.difference import first_difference
 from recorder.replay.match import (
     SAFE_METHODS,
     Asked,
@@ -22,9 +24,9 @@ from recorder.replay.match import (
     canonical,
     exact_key,
     exchange,
-    first_difference,
     path_key,
 )
+from recorder.replay.volatile import Volatile
 from tests.writing import stream_id
 
 
@@ -444,7 +446,7 @@ def answers(places: Places, asked: Asked, connection: object, name: str | None =
     """A request from its arrival to the end of its answer: the number of the exchange."""
     place = places.enter(asked, connection, name)
     match = place.take(asked)
-    places.leave(place, name)
+    places.leave(place, name is not None)
     assert match is not None
     return match.exchange.number
 
@@ -562,3 +564,103 @@ def test_a_path_is_one_line_of_ascii_and_its_own_normal_form(path: str) -> None:
     assert normal.isascii()
     assert normal.isprintable()
     assert path_key(Asked("POST", normal)) == (method, normal)
+
+
+# What is volatile
+
+UUIDS = "0b9c7d0e-6f8a-4a51-9d2c-0123456789ab", "ffffffff-0000-4000-8000-000000000001"
+VARIED = {
+    "metadata": (posted('{"a":1,"metadata":{"run":"1"}}'), posted('{"a":1,"metadata":{"run":"2","more":"x"}}')),
+    "metadata that is not there": (posted('{"a":1,"metadata":{"run":"1"}}'), posted('{"a":1}')),
+    "metadata within": (posted('{"thread":{"metadata":{"a":"1"}}}'), posted('{"thread":{"metadata":{"a":"2"}}}')),
+    "the user": (posted('{"a":1,"user":"anna"}'), posted('{"a":1,"user":"ben"}')),
+    "a timestamp by its name": (posted('{"sent_at":1780000000}'), posted('{"sent_at":1790000000}')),
+    "a UUID": (posted(f'{{"input":[{{"id":"{UUIDS[0]}"}}]}}'), posted(f'{{"input":[{{"id":"{UUIDS[1]}"}}]}}')),
+    "a UUID within a text": (posted(f'{{"m":"order {UUIDS[0]}, please"}}'), posted(f'{{"m":"order {UUIDS[1]}, please"}}')),
+    "a UUID without dashes": (posted(f'{{"id":"{UUIDS[0].replace("-", "")}"}}'), posted(f'{{"id":"{"0" * 32}"}}')),
+    "a time in a text": (posted('{"m":"It is 2026-05-01T10:00:00Z."}'), posted('{"m":"It is 2026-11-24 18:03:11.123+01:00."}')),
+    "a time as in a header": (posted('"Tue, 24 Nov 2026 10:00:00 GMT"'), posted('"Wed, 25 Nov 2026 11:30:01 GMT"')),
+    "a parameter of the query": (got("/v1/runs", "limit=5&trace_id=a"), got("/v1/runs", "limit=5&trace_id=b")),
+    "the boundary of a form": (
+        posted(b"--a1b2\r\n\r\nx\r\n--a1b2--", content_type="multipart/form-data; boundary=a1b2"),
+        posted(b"--c3d4\r\n\r\nx\r\n--c3d4--", content_type='multipart/form-data; boundary="c3d4"'),
+    ),
+}
+
+FIXED = {
+    "what is said": (posted('{"m":"hi","metadata":{"a":"1"}}'), posted('{"m":"ho","metadata":{"a":"2"}}')),
+    "a tool output": (
+        posted('{"tool_outputs":[{"tool_call_id":"c","output":"1"}]}'),
+        posted('{"tool_outputs":[{"tool_call_id":"c","output":"2"}]}'),
+    ),
+    "an id that the service made": (posted('{"thread_id":"thread_1"}'), posted('{"thread_id":"thread_2"}')),
+    "a day": (posted('{"m":"on 2026-05-01"}'), posted('{"m":"on 2026-05-02"}')),
+    "a number in a list": (posted('{"n":[1780000000]}'), posted('{"n":[1780000001]}')),
+    "another parameter": (got("/v1/runs", "limit=5&user=a"), got("/v1/runs", "limit=6&user=a")),
+}
+
+
+@pytest.mark.parametrize("case", VARIED)
+def test_what_changes_from_run_to_run_is_found_on_the_second_rung(case: str) -> None:
+    one, other = VARIED[case]
+    assert took(Place(library(one)), other) == (0, "volatile")
+    assert took(Place(library(other)), one) == (0, "volatile")
+    assert took(Place(library(one, other)), other) == (1, "exact")
+    assert took(Place(library(one, strict=True)), other) is None
+
+
+@pytest.mark.parametrize("case", FIXED)
+def test_all_else_is_not(case: str) -> None:
+    one, other = FIXED[case]
+    assert took(Place(library(one)), other) == (0, "path")
+
+
+def test_the_second_rung_goes_before_the_path_wherever_it_stands() -> None:
+    place = Place(library(posted('{"n":1}'), posted('{"n":2,"user":"a"}'), posted('{"n":2,"user":"b"}')))
+    assert took(place, posted('{"n":2,"user":"c"}')) == (1, "volatile")
+    assert took(place, posted('{"n":2,"user":"c"}')) == (2, "volatile")
+    assert took(place, posted('{"n":2,"user":"c"}')) == (1, "volatile"), "it is never answered by another"
+    assert took(place, posted('{"n":3}')) == (0, "path")
+
+
+def test_the_list_of_what_is_volatile_can_be_longer() -> None:
+    more = Volatile(["$.options.seed", "$['temperature']"])
+    one, other = posted('{"a":1,"options":{"seed":1}}'), posted('{"a":1,"options":{"seed":2},"temperature":0}')
+    made = Library([exchange(0, stream_id(0), "s", one, more)], volatile=more)
+    assert took(Place(made), other) == (0, "volatile")
+    assert took(Place(made), posted('{"a":1,"options":{"seed":1,"top":2}}')) == (0, "path")
+    assert took(Place(library(one)), other) == (0, "path")
+
+
+def test_a_path_that_is_none_is_refused_with_what_to_write() -> None:
+    with pytest.raises(UsageError, match=r"'trace_id' names no volatile field: .*; write it as \$\.\.trace_id"):
+        Volatile(["trace_id"])
+
+
+def test_a_body_nested_too_deep_has_nothing_volatile() -> None:
+    deep = posted('{"metadata":' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert took(Place(library(deep)), deep) == (0, "exact")
+    assert took(Place(library(deep)), posted('{"metadata":1}')) == (0, "path")
+
+
+def test_a_header_names_what_differs() -> None:
+    found = library(posted("1")).exchanges[0]
+    assert Match(found, "exact").headers == [("x-recorder-stream", stream_id(0)), ("x-recorder-match", "exact")]
+    assert Match(found, "path", (".a", ".é\n[0]", "")).headers[-1] == ("x-recorder-differs", ".a, .\\xe9\\n[0], body")
+    many = Match(found, "path", tuple(f".f{number}" for number in range(30))).headers[-1][1]
+    assert many == ".f0, .f1, .f2, .f3, .f4, .f5, .f6, .f7 and 22 more"
+
+
+# Sessions by name
+
+
+def test_a_session_that_is_named_answers_alone() -> None:
+    made = library(posted("1"), posted("1"), posted("2"), sessions=["monday", "tuesday", "tuesday"])
+    places = Places(made)
+    monday, tuesday, new = (places.enter(posted("1"), Connection(), None, name) for name in ("monday", "tuesday", "friday"))
+    assert took(tuesday, posted("1")) == (1, "exact")
+    assert took(monday, posted("1")) == (0, "exact")
+    assert took(monday, posted("2")) == (0, "path"), "it has no other"
+    assert [took(new, posted("1")) for _ in range(2)] == [(0, "exact"), (1, "exact")], "one that is none is a name"
+    assert places.enter(posted("1"), Connection(), None, "tuesday") is tuesday
+    assert places.enter(posted("1"), Connection(), "worker", "tuesday") is not tuesday

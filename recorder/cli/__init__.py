@@ -23,6 +23,7 @@ COMMANDS = {
     "tail": "tail",
     "replay": "replay",
     "serve": "serve",
+    "diff": "diff",
     "usage": "usage",
     "failures": "failures",
     "sql": "sql",

@@ -26,7 +26,7 @@ from recorder.settings import Settings
 @json_option
 @click.pass_obj
 def command(db: str, paths: tuple[str, ...], pace: float | None, settings: Settings, as_json: bool) -> None:
-    """Import .sse, .json, .events.jsonl and .recording.jsonl files, or all such files of a folder.
+    """Import .sse, .json, .events.jsonl and .recording.jsonl files, cassettes of VCR.py, or all such files of a folder.
 
     A sibling NAME.request.json {method, host, path, body} is taken along. Importing again adds nothing. Of the settings, `redact`
     and `content` count here.

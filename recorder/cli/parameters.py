@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from recorder.errors import UsageError
+from recorder.replay.faults import EXAMPLES
 from recorder.settings import VARIABLE, Settings, load
 
 _AGO = re.compile(r"(\d+)([smhdw])")
@@ -120,6 +121,30 @@ def pacing(command: Command) -> Command:
         "--max-gap", type=Finite(min=0), metavar="S", help="Shorten every pause to S seconds at the most."
     )
     return speed_option(instant_option(max_gap_option(command)))
+
+
+def by_hand(command: Command) -> Command:
+    """--step and --pause-at of a replay."""
+    step_option = click.option("--step", is_flag=True, help="Let events go one by one: each at a key (c goes on).")
+    pause_option = click.option(
+        "--pause-at",
+        multiple=True,
+        metavar="P|TYPE",
+        help="Pause at the event at this position, or the first of this type; a key lets it go. May be given again.",
+    )
+    return step_option(pause_option(command))
+
+
+def faulty(command: Command) -> Command:
+    """--fault of a replay; faults.plan() reads it."""
+    option = click.option(
+        "--fault",
+        "faults",
+        multiple=True,
+        metavar="FAULT",
+        help=f"What is to go wrong: {', '.join(EXAMPLES)}. Several go together.",
+    )
+    return option(command)
 
 
 def _on_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Importing files: bodies that somebody else recorded, and recordings.
+"""Importing files: bodies that somebody else recorded, recordings, and cassettes.
 
 A stream's id is derived from its content, so importing again adds nothing. Events are appended in batches that hold the
 write lock for some milliseconds each, so that a recorder on the same database hardly notices; an import that was broken off
@@ -18,18 +18,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recorder import database, jsontext, log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
-from recorder.collect import secrets
+from recorder.collect import cassette, secrets
 from recorder.collect.outcome import Ending
-from recorder.collect.screen import redacted
+from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
-from recorder.errors import ImportFailed
+from recorder.errors import AppendConflict, ImportFailed
 from recorder.log import Row, Stream
 from recorder.recording import read_recording
-from recorder.redaction.redactor import Redactor
 from recorder.redaction.rules import Rules
 from recorder.sse import Frame, SSEDecoder, encode, is_system
+from recorder.testing import SUFFIX
 
-KINDS = (".sse", ".events.jsonl", ".recording.jsonl", ".json")
+KINDS = (".sse", ".events.jsonl", SUFFIX, ".json", *cassette.KINDS)
 REQUEST = ".request.json"
 BATCH = 2000  # events in one transaction
 
@@ -72,16 +72,19 @@ def import_paths(
     files = find(paths)
     taker = _Appender(engine)
     rows: list[Imported] = []
-    for number, path in enumerate(files):
-        if progress:
-            progress(str(path), number, len(files))
-        if path.name.endswith(".recording.jsonl"):
-            read = read_recording(path)
-            shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
-            rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
-        else:
-            rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
-    taker.flush()
+    try:
+        for number, path in enumerate(files):
+            if progress:
+                progress(str(path), number, len(files))
+            if path.name.endswith((SUFFIX, *cassette.KINDS)):
+                read = read_recording(path) if path.name.endswith(SUFFIX) else cassette.read_cassette(path, pace)
+                shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
+                rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
+            else:
+                rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
+        taker.flush()
+    except AppendConflict as error:
+        raise ImportFailed(f"{error}; where both are wanted, import the file into another database (--db)") from None
     return rows
 
 
@@ -91,7 +94,7 @@ def find(paths: Iterable[str]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.is_file() and _importable(file.name))
+            inside = sorted(file for file in path.iterdir() if file.is_file() and _importable(file.name) and _meant(file))
             if not inside:
                 raise ImportFailed(f"{path}: no file to import in it; those are {', '.join(KINDS)}")
             found += inside
@@ -143,9 +146,7 @@ def read_file(path: Path, pace: float | None = None, rules: Rules | None = None)
 
 
 def _redacted(rules: Rules, stream: Stream, frames: Iterable[Frame]) -> tuple[Stream, list[Frame]]:
-    redactor = Redactor(rules)
-    found = redactor.feed(frames)
-    return redacted(rules, stream), [*found, *redactor.finish()]
+    return redacted(rules, stream), list(redacted_frames(rules, frames))
 
 
 def _frames(kind: str, body: bytes, pace: float | None) -> Iterator[Frame]:
@@ -206,6 +207,11 @@ class _Appender:
 
 def _importable(name: str) -> bool:
     return name.endswith(KINDS) and not name.endswith(REQUEST)
+
+
+def _meant(file: Path) -> bool:
+    """Whether a file in a folder is to be taken along: YAML where it is a cassette."""
+    return not file.name.endswith(cassette.KINDS) or cassette.is_cassette(file)
 
 
 def _read(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 
 from recorder import log
 from recorder.collect.sampling import Sampled, Sampler
@@ -104,3 +105,11 @@ def redacted(rules: Rules, stream: Stream) -> Stream:
         ),
         request_body=None if stream.request_body is None else request.body(rules, bytes(stream.request_body)),
     )
+
+
+def redacted_frames(rules: Rules, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames of one stream, as many as there were."""
+    redactor = Redactor(rules)
+    for frame in frames:
+        yield from redactor.feed((frame,))
+    yield from redactor.finish()

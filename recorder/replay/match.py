@@ -1,9 +1,10 @@
 """Which recorded exchange answers a request: pure, and the same for the server and the transport.
 
-Two rungs. exact: the same method, path, query and body (JSON by its value, secrets taken out on both sides). path: the same
-method and path; what else differs is said. On each rung exchanges are given in recorded order, each once for one client; a
-request that matches one exactly is never answered by another. When all that match have been given, a safe method (RFC 9110,
-9.2.1) gets the last one again, as a poll would, and any other begins anew, as a program that is run again does.
+A ladder of three rungs. exact: the same method, path, query and body (JSON by its value, secrets taken out on both sides).
+volatile: the same but for what changes from run to run (volatile.py). path: the same method and path. On each rung exchanges
+are given in recorded order, each once for one client; a request that matches on one rung is never answered from a lower one.
+When all that match have been given, a safe method (RFC 9110, 9.2.1) gets the last one again, as a poll would, and any other
+begins anew, as a program that is run again does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from weakref import WeakKeyDictionary
 
 from recorder import jsontext
 from recorder.collect import secrets
+from recorder.replay.difference import normal
+from recorder.replay.volatile import Volatile, without_boundary
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -27,8 +30,18 @@ _NEAREST_AMONG = 2000
 _IDLE = 1000
 """Clients that left off in the middle and may go on over another connection."""
 
+_NAMED = 8
+"""Fields that a header names."""
+
+VOLATILE = Volatile()
+"""What is volatile where nobody names more."""
+
 _LITERAL = "!$&'()*+,;=:@"
 """What a path's segment holds as it is beside letters, digits and -._~ (RFC 3986, 3.3)."""
+
+
+Name = tuple[str | None, str | None]
+"""(what a client calls itself, the session that it names)"""
 
 
 class Asked(NamedTuple):
@@ -42,12 +55,13 @@ class Asked(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """A recorded request, reduced to what is compared. number: its place in recorded order. exact, path: its keys."""
+    """A recorded request, reduced to what is compared. number: its place in recorded order. exact, volatile, path: its keys."""
 
     number: int
     stream_id: str
     session_id: str
     exact: bytes
+    volatile: bytes
     path: tuple[str, str]
 
     @property
@@ -57,19 +71,25 @@ class Exchange(NamedTuple):
 
 
 class Match(NamedTuple):
-    """rung: exact or path."""
+    """rung: exact, volatile or path. differs: the fields in which the request is not the recorded one, once they are known."""
 
     exchange: Exchange
     rung: str
+    differs: tuple[str, ...] = ()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """What a response says of where it comes from."""
-        return [("x-recorder-stream", self.exchange.stream_id), ("x-recorder-match", self.rung)]
+        own = [("x-recorder-stream", self.exchange.stream_id), ("x-recorder-match", self.rung)]
+        if self.differs:
+            named = ", ".join(field or "body" for field in self.differs[:_NAMED])
+            more = len(self.differs) - _NAMED
+            own.append(("x-recorder-differs", _ascii(named) + (f" and {more} more" if more > 0 else "")))
+        return own
 
 
-def exchange(number: int, stream_id: str, session_id: str, asked: Asked) -> Exchange:
-    return Exchange(number, stream_id, session_id, exact_key(asked), path_key(asked))
+def exchange(number: int, stream_id: str, session_id: str, asked: Asked, volatile: Volatile = VOLATILE) -> Exchange:
+    return Exchange(number, stream_id, session_id, exact_key(asked), volatile_key(asked, volatile), path_key(asked))
 
 
 def path_key(asked: Asked) -> tuple[str, str]:
@@ -87,6 +107,23 @@ def exact_key(asked: Asked) -> bytes:
     return digest.digest()
 
 
+def volatile_key(asked: Asked, volatile: Volatile = VOLATILE) -> bytes:
+    """A hash of all that a match on the second rung compares."""
+    digest = hashlib.sha256()
+    query: dict[str, Any] = {}
+    for name, value in query_of(asked.query):
+        query.setdefault(name, []).append(value)
+    for part in (*path_key(asked), repr(volatile.without(query))):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    bare = secrets.body(asked.body, asked.content_type)
+    try:
+        bare = jsontext.dumps(normal(volatile.without(jsontext.loads(bare)))).encode()
+    except (jsontext.JSONError, RecursionError):
+        bare = without_boundary(bare, asked.content_type)
+    digest.update(bare)
+    return digest.digest()
+
+
 def query_of(query: str) -> list[tuple[str, str]]:
     """The parameters of a query, in the order of their names, with secret values taken out as they are when recorded."""
     return sorted(parse_qsl(secrets.query(query), keep_blank_values=True))
@@ -96,40 +133,60 @@ def canonical(body: bytes, content_type: str | None = None) -> bytes:
     """A body such that bodies of the same JSON value are equal, with secrets taken out as they are when recorded."""
     bare = secrets.body(body, content_type)
     try:
-        return jsontext.dumps(_normal(jsontext.loads(bare))).encode()
+        return jsontext.dumps(normal(jsontext.loads(bare))).encode()
     except (jsontext.JSONError, RecursionError):
         return bare
 
 
-def _normal(value: Any) -> Any:
-    """A JSON value with its keys in order, and 1.0 as 1: JSON knows but one kind of number (RFC 8259, 6)."""
-    if isinstance(value, dict):
-        return {key: _normal(value[key]) for key in sorted(value)}
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return [_normal(entry) for entry in value] if isinstance(value, list) else value
-
-
 class Library:
-    """The exchanges that can be replayed, found by their keys. strict: the exact rung alone."""
+    """The exchanges that can be replayed, found by their keys.
 
-    def __init__(self, exchanges: Iterable[Exchange], *, strict: bool = False) -> None:
+    strict: the exact rung alone. volatile: what the second rung leaves out, as it was when the exchanges were made.
+    """
+
+    def __init__(self, exchanges: Iterable[Exchange], *, strict: bool = False, volatile: Volatile = VOLATILE) -> None:
         self.exchanges = sorted(exchanges)
         self.strict = strict
+        self._volatile_fields = volatile
         self._exact: dict[bytes, list[Exchange]] = {}
+        self._volatile: dict[bytes, list[Exchange]] = {}
         self._path: dict[tuple[str, str], list[Exchange]] = {}
         for one in self.exchanges:
             self._exact.setdefault(one.exact, []).append(one)
+            self._volatile.setdefault(one.volatile, []).append(one)
             self._path.setdefault(one.path, []).append(one)
+        self._sessions: dict[str, Library] = {}
 
     def __len__(self) -> int:
         return len(self.exchanges)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of its streams, in recorded order."""
+        return [one.stream_id for one in self.exchanges]
 
     def candidates(self, asked: Asked) -> tuple[str, list[Exchange]]:
         """The highest rung that has a match, and all its matches, in recorded order."""
         if exact := self._exact.get(exact_key(asked)):
             return "exact", exact
-        return "path", [] if self.strict else self._path.get(path_key(asked), [])
+        if self.strict:
+            return "exact", []
+        if volatile := self._volatile.get(volatile_key(asked, self._volatile_fields)):
+            return "volatile", volatile
+        return "path", self.of_path(asked)
+
+    def of_path(self, asked: Asked) -> list[Exchange]:
+        """All of the same method and path, in recorded order."""
+        return self._path.get(path_key(asked), [])
+
+    def of_session(self, session_id: str) -> Library | None:
+        """The exchanges of one session alone; None where it has none here."""
+        if session_id not in self._sessions:
+            own = [one for one in self.exchanges if one.session_id == session_id]
+            if not own:
+                return None
+            self._sessions[session_id] = Library(own, strict=self.strict, volatile=self._volatile_fields)
+        return self._sessions[session_id]
 
     def rivals(self) -> Iterator[tuple[Exchange, Exchange]]:
         """Pairs of exchanges of different sessions that answer the same request: which of them is meant nobody can tell.
@@ -156,16 +213,17 @@ class Library:
 
 
 class Place:
-    """How far one client is: what it has been given."""
+    """How far one client is: what it has been given. library: what it may be given. asked: how many requests it made."""
 
     def __init__(self, library: Library) -> None:
-        self._library = library
+        self.library = library
+        self.asked = 0
         self._given: set[int] = set()
 
     @property
     def over(self) -> bool:
         """Whether all has been given."""
-        return len(self._given) >= len(self._library)
+        return len(self._given) >= len(self.library)
 
     def has(self, found: list[Exchange]) -> bool:
         """Whether one of these has not been given yet."""
@@ -173,7 +231,8 @@ class Place:
 
     def take(self, asked: Asked) -> Match | None:
         """The match for this client's next request, or None."""
-        rung, found = self._library.candidates(asked)
+        self.asked += 1
+        rung, found = self.library.candidates(asked)
         if not found:
             return None
         left = next((one for one in found if one.number not in self._given), None)
@@ -189,23 +248,32 @@ class Place:
 class Places:
     """The clients of one server, each with its place, told apart as well as can be.
 
-    A client that names itself is known by its name. Else a connection is known again; and a new one goes on where another
-    left off, provided that no answer is on its way there and the request is still to be answered there, or else begins anew.
+    A client that names itself, or the session that it wants, is known by those names. Else a connection is known again; and a
+    new one goes on where another left off, provided that no answer is on its way there and the request is still to be answered
+    there, or else begins anew.
     """
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._named: dict[str, Place] = {}
+        self._named: dict[Name, Place] = {}
         self._by_connection: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
         self._idle: dict[Place, None] = {}  # by how long they have been so
 
     def knows(self, connection: Any) -> bool:
         return connection in self._by_connection
 
-    def enter(self, asked: Asked, connection: Any, name: str | None = None) -> Place:
-        """The place of the client that asks this; leave() it once the answer is given. connection: any object of its own."""
-        if name is not None:
-            return self._named.setdefault(name, Place(self._library))
+    def enter(self, asked: Asked, connection: Any, name: str | None = None, session: str | None = None) -> Place:
+        """The place of the client that asks this; leave() it once the answer is given.
+
+        connection: any object of its own. name: what the client calls itself. session: the one that it wants to be in; where
+        that is a recorded one, nothing else answers it.
+        """
+        if name is not None or session is not None:
+            place = self._named.get((name, session))
+            if place is None:
+                own = None if session is None else self._library.of_session(session)
+                place = self._named[name, session] = Place(self._library if own is None else own)
+            return place
         place = self._by_connection.get(connection)
         if place is None:
             _, found = self._library.candidates(asked)
@@ -214,32 +282,14 @@ class Places:
         self._idle.pop(place, None)
         return place
 
-    def leave(self, place: Place, name: str | None = None) -> None:
-        if name is None and not place.over:
+    def leave(self, place: Place, named: bool = False) -> None:
+        """named: it gave a name, or a session."""
+        if not named and not place.over:
             self._idle[place] = None
             if len(self._idle) > _IDLE:
                 del self._idle[next(iter(self._idle))]
 
 
-def first_difference(recorded: Any, seen: Any, at: str = "") -> str | None:
-    """Where two JSON values differ first: `.messages[1].content`, with both; None where they are equal."""
-    if isinstance(recorded, dict) and isinstance(seen, dict):
-        for key in sorted(recorded.keys() | seen.keys()):
-            if key not in recorded or key not in seen:
-                return f"{at}.{key} is {'new' if key in seen else 'missing'}"
-            if found := first_difference(recorded[key], seen[key], f"{at}.{key}"):
-                return found
-        return None
-    if isinstance(recorded, list) and isinstance(seen, list):
-        for number, (one, other) in enumerate(zip(recorded, seen, strict=False)):
-            if found := first_difference(one, other, f"{at}[{number}]"):
-                return found
-        unlike = len(recorded) != len(seen)
-        return f"{at or 'the body'} has {len(seen)} entries, recorded were {len(recorded)}" if unlike else None
-    same = jsontext.dumps(_normal(recorded)) == jsontext.dumps(_normal(seen))
-    return None if same else f"{at or 'the body'} is {_short(seen)}, recorded was {_short(recorded)}"
-
-
-def _short(value: Any) -> str:
-    text = jsontext.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _ascii(text: str) -> str:
+    """Text that a header can carry."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")

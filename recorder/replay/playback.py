@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from recorder import jsontext
 from recorder.log import Event, wire
-from recorder.sse import chunks
+from recorder.replay.timing import schedule
+from recorder.sse import Cuts, chunks
 
 _SSE = [("content-type", "text/event-stream")]
 """The headers of a body that was imported without any."""
@@ -21,6 +22,16 @@ Timed = tuple[float, bytes | None]
 """(µs since the request was sent, bytes): b'' stands for the head, which comes first, None for the end."""
 
 
+class Part(NamedTuple):
+    """What one event has of the body. cuts: as of the event."""
+
+    position: int
+    type: str
+    offset_us: int
+    body: bytes
+    cuts: Cuts | None
+
+
 class Playback:
     """One response. status is None where none ever came.
 
@@ -28,11 +39,13 @@ class Playback:
     detail: what was said of its end.
     closed: how it ends, known once chunks() are through: eof (complete), cut (the connection breaks), no_response. Where the
     recording breaks off before the end (its client left, its recorder died), the replay does too. left: its client left, for
-    all that is known by itself.
+    all that is known by itself. headed: its event 0 is its head, as of all
+    that was not imported from a file without one. position: of the last event that was read.
     """
 
     def __init__(self, recorded: Iterable[Event]) -> None:
         self.closed = "cut"
+        self.position = -1
         self.left = False
         self.detail = ""
         self.status: int | None = 200
@@ -48,6 +61,16 @@ class Playback:
             self._begun(jsontext.object_of(first.data))
             self._head_us = first.offset_us
         self._read = [] if first is None else [first]
+        self.headed = first is not None and first.type == "$response"
+
+    @property
+    def head_us(self) -> float:
+        return self._head_us
+
+    @property
+    def end_us(self) -> float:
+        """Known once all has been read."""
+        return self._end_us
 
     def chunks(self) -> Iterator[Timed]:
         """The head, the chunks as they came, and the end."""
@@ -56,9 +79,29 @@ class Playback:
             yield from chunks(wire(self._watched()))
         yield self._end_us, None
 
+    def timed(self, speed: float | None, max_gap: float | None) -> Iterator[Timed]:
+        """The same when it is due at another pace."""
+        return schedule(self.chunks(), speed, max_gap)
+
+    def before_head(self) -> Iterator[Any]:
+        """Pauses before the head: there are none but what faults make."""
+        return iter(())
+
+    def parts(self) -> Iterator[Part]:
+        """The body event by event, of those that have some of it."""
+        at: list[Event] = []
+
+        def following() -> Iterator[Event]:
+            for event in self._watched():
+                at[:] = [event]
+                yield event
+
+        for body, offset_us, cuts in wire(following()):
+            yield Part(at[0].position, at[0].type, offset_us, body, cuts)
+
     def _watched(self) -> Iterator[Event]:
         for event in chain(self._read, self._events):
-            self._end_us = event.offset_us
+            self._end_us, self.position = event.offset_us, event.position
             if event.type == "$end":
                 self._ended(event)
             yield event

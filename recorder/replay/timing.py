@@ -8,7 +8,7 @@ Deadlines are absolute, so what one sleep oversleeps the next makes up for: a re
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -55,11 +55,13 @@ def schedule(
     return absolute(scaled(between, speed))
 
 
-def paced(items: Timed[Item]) -> Iterator[Item]:
-    """Items when they are due, from (µs since the start, item): sleeps in between."""
+def paced(items: Timed[Item], late: Callable[[float], None] | None = None) -> Iterator[Item]:
+    """Items when they are due, from (µs since the start, item): sleeps in between. late: is told by how many µs each is."""
     began = time.perf_counter()
     for at, item in items:
         wait = began + at / 1e6 - time.perf_counter()
         if wait > 0:
             time.sleep(wait)
+        if late is not None:
+            late((time.perf_counter() - began) * 1e6 - at)
         yield item

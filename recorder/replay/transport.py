@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,9 +20,12 @@ from recorder.collect.transport import Transport, family_of
 from recorder.database import DEFAULT_URL
 from recorder.projections import runner
 from recorder.replay import library
+from recorder.replay.divergence import Watch
+from recorder.replay.faults import Faulted, plan
+from recorder.replay.fidelity import Fidelity
 from recorder.replay.match import Asked, Match, Place
 from recorder.replay.playback import Playback, Timed
-from recorder.replay.timing import schedule
+from recorder.replay.volatile import Volatile
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +35,13 @@ class ReplayTransport(Transport):
 
     ids: streams, runs, sessions or threads; without any, all that the database holds. db: its URL; else RECORDER_DB, else
     sqlite:///recorder.db. speed: times the original pace; None, the default: at once. max_gap: seconds that a pause lasts at
-    the most. strict: only requests that equal a recorded one are answered.
+    the most. strict: only requests that equal a recorded one are answered. volatile: JSON paths of what may differ in an equal
+    one, beside those of recorder.replay.volatile. faults: what is to go wrong, as `cut@137` (recorder.replay.faults).
+    fallback: the transport that is asked, on the network if that is its way, for what no recording answers.
 
     How requests are matched stands in recorder.replay.match; this transport is one client there. What no recording answers
     gets a 404 that names the nearest. A pause longer than the client's own read timeout raises its ReadTimeout. Raises
-    DatabaseError, UnknownID, and RecorderError where there is nothing to replay.
+    DatabaseError, UnknownID, UsageError, and RecorderError where there is nothing to replay.
     """
 
     def __init__(
@@ -46,11 +51,16 @@ class ReplayTransport(Transport):
         speed: float | None = None,
         max_gap: float | None = None,
         strict: bool = False,
+        volatile: Iterable[str] = (),
+        faults: Iterable[str] = (),
+        fallback: Any = None,
     ) -> None:
+        planned = plan(faults)
         self._engine = database.connect(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, create=False)
         try:
             _catch_up(self._engine)
-            self._exchanges = library.load(self._engine, ids, strict=strict)
+            self._exchanges = library.load(self._engine, ids, strict=strict, volatile=Volatile(volatile))
+            library.check(self._engine, self._exchanges.ids, planned)
         except BaseException:
             self._engine.dispose()
             raise
@@ -59,43 +69,65 @@ class ReplayTransport(Transport):
         self._lock = threading.Lock()
         self._speed = speed
         self._max_gap = max_gap
+        self._faults = planned
+        self._fallback = fallback
+        self._watch = Watch(self._engine, self._exchanges, planned, named=bool(ids))
+
+    def report(self) -> dict[str, Any]:
+        """What was asked so far and how it differs from what was recorded, as `/-/report` of `recorder serve` has it."""
+        return self._watch.document()
 
     def handle_request(self, request: Any) -> Any:
         request.read()
-        match = self._take(request)
+        match, number = self._take(request)
         if match is None:
-            return self._refused(request)
-        replayed = self._replayed(request, match)
+            return self._fallback.handle_request(request) if self._fallback else self._refused(request)
+        replayed = self._replayed(request, match, number)
         replayed.wait_for_head()
         return replayed.response(match)
 
     async def handle_async_request(self, request: Any) -> Any:
         await request.aread()
-        match = self._take(request)
+        match, number = self._take(request)
         if match is None:
-            return self._refused(request)
-        replayed = self._replayed(request, match)
+            return await self._fallback.handle_async_request(request) if self._fallback else self._refused(request)
+        replayed = self._replayed(request, match, number)
         await replayed.wait_for_head_async()
         return replayed.response(match)
 
     def close(self) -> None:
+        if self._fallback:
+            self._fallback.close()
         self._engine.dispose()
 
     async def aclose(self) -> None:
+        if self._fallback:
+            await self._fallback.aclose()
         self._engine.dispose()
 
-    def _take(self, request: Any) -> Match | None:
+    def _take(self, request: Any) -> tuple[Match | None, int]:
+        """What answers a request, and which of this client's it is."""
+        asked = _asked(request)
         with self._lock:
-            return self._place.take(_asked(request))
+            match = self._place.take(asked)
+            number = self._place.asked
+            if match is None and self._fallback:
+                self._watch.passed_on += 1
+            else:
+                self._watch.saw(self._place, asked, match)
+        return match and library.compared(self._engine, match, asked), number
 
     def _refused(self, request: Any) -> Any:
         error = jsontext.dumps(library.not_found(self._engine, self._exchanges, _asked(request))).encode()
         return family_of(request).Response(404, headers={"content-type": "application/json"}, content=error)
 
-    def _replayed(self, request: Any, match: Match) -> Any:
-        playback = library.playback(self._engine, match.exchange.stream_id)
-        timed = schedule(playback.chunks(), self._speed, self._max_gap)
-        return _stream_class(family_of(request))(family_of(request), playback, timed, _patience(request))
+    def _replayed(self, request: Any, match: Match, number: int) -> Any:
+        stream_id, path = match.exchange.stream_id, match.exchange.path[1]
+        recorded = library.playback(self._engine, stream_id)
+        playback = library.faulted(recorded, self._faults, stream_id, number, path, self._watch.happened)
+        timed = playback.timed(self._speed, self._max_gap)
+        late = None if self._speed is None else self._watch.fidelity
+        return _stream_class(family_of(request))(family_of(request), playback, timed, _patience(request), late)
 
 
 def play(
@@ -105,12 +137,16 @@ def play(
     speed: float | None = None,
     max_gap: float | None = None,
     strict: bool = False,
+    volatile: Iterable[str] = (),
+    faults: Iterable[str] = (),
 ) -> Replay:
     """Have an existing client receive what was recorded, until what this returns is closed (it is a context, too).
 
     client: as of record(); its transports are set aside meanwhile. The rest: as of ReplayTransport.
     """
-    return Replay(http_client_of(client), ReplayTransport(*ids, db=db, speed=speed, max_gap=max_gap, strict=strict))
+    found = http_client_of(client)
+    transport = ReplayTransport(*ids, db=db, speed=speed, max_gap=max_gap, strict=strict, volatile=volatile, faults=faults)
+    return Replay(found, transport)
 
 
 class Replay:
@@ -122,6 +158,10 @@ class Replay:
         self._before = client._transport, client._mounts
         client._transport, client._mounts = transport, {}
         transport.replay = self
+
+    def report(self) -> dict[str, Any]:
+        """What was asked so far and how it differs from what was recorded."""
+        return self._transport.report()
 
     def close(self) -> None:
         """Give the client its own transports back; where another replay was begun on top of this one, once that is closed."""
@@ -150,10 +190,14 @@ class Replay:
 class _Replayed:
     """The stream of a replayed response: its chunks when they are due, and its end as it was.
 
-    patience: seconds without a byte after which the client gives up, as it would on a network.
+    patience: seconds without a byte after which the client gives up, as it would on a network. late: counts how far from
+    their time chunks were.
     """
 
-    def __init__(self, family: Any, playback: Playback, timed: Iterator[Timed], patience: float) -> None:
+    def __init__(
+        self, family: Any, playback: Playback | Faulted, timed: Iterator[Timed], patience: float, late: Fidelity | None
+    ) -> None:
+        self._late = late
         self._began = time.perf_counter()
         self._family = family
         self._playback = playback
@@ -177,6 +221,7 @@ class _Replayed:
         for at_us, chunk in self._timed:
             self._wait(at_us)
             if chunk is not None:
+                self._came(at_us)
                 yield chunk
         self._end()
 
@@ -184,6 +229,7 @@ class _Replayed:
         for at_us, chunk in self._timed:
             await self._wait_async(at_us)
             if chunk is not None:
+                self._came(at_us)
                 yield chunk
         self._end()
 
@@ -204,6 +250,10 @@ class _Replayed:
         if wait > 0:
             await anyio.sleep(min(wait, self._patience))
         self._give_up(wait)
+
+    def _came(self, at_us: float) -> None:
+        if self._late is not None:
+            self._late.add(-self._left(at_us) * 1e6)
 
     def _left(self, at_us: float) -> float:
         return self._began + at_us / 1e6 - time.perf_counter()

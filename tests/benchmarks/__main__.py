@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from tests.benchmarks import (
+    aimock,
     append,
     catching_up,
     folding,
@@ -49,6 +50,7 @@ BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
     ("protocols", protocols),
     ("replay", replay),
     ("serve", serving),
+    ("aimock", aimock),
     ("proxy", proxying),
     ("size", log_size),
     ("catching-up", catching_up),

@@ -1,4 +1,4 @@
-"""What recorder is measured against and that is no dependency of it: a PostgreSQL server, mitmproxy, a connection pool.
+"""What recorder is measured against and that is no dependency of it: a PostgreSQL server, mitmproxy, aimock, a connection pool.
 
 What must be installed goes to a folder of its own under the system's temporary one and stays there for the next run.
 """
@@ -6,6 +6,7 @@ What must be installed goes to a folder of its own under the system's temporary 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MITMPROXY = "mitmproxy>=11,<13"
+AIMOCK = "1.43.0"
+"""@copilotkit/aimock on npm."""
 
 _INSTALL_SECONDS = 600.0
 
@@ -56,6 +59,24 @@ def mitmproxy_environment() -> Path:
 def mitmproxy_version() -> str:
     shown = subprocess.run([mitmdump(), "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     return shown.splitlines()[0].partition(":")[2].strip()
+
+
+def aimock() -> tuple[Path, Path]:
+    """Node, and the folder whose node_modules hold aimock. Raises Missing."""
+    found = {name: shutil.which(name) for name in ("node", "npm")}
+    absent = [name for name, path in found.items() if path is None]
+    if absent:
+        raise Missing(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed here")
+    place = cache("benchmarks") / f"aimock-{AIMOCK}"
+    if not (place / "complete").exists():
+        print(f"  installing aimock into {place} (once)", file=sys.stderr, flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        (place / "package.json").write_text('{"private": true}\n')
+        what = f"@copilotkit/aimock@{AIMOCK}"
+        installing(what, "npm", "install", "--no-audit", "--no-fund", what, folder=place)
+        (place / "complete").touch()
+    return Path(found["node"] or "node"), place
 
 
 def psycopg_pool() -> None:
