@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from recorder import jsontext
 from recorder.log import Event, Stream
 from recorder.projections.folds import request_of, source_of
-from recorder.protocols import StreamFold
-from recorder.protocols.merge import Contribution, merge
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
+from recorder.protocols.view import Contribution
 from recorder.replay.difference import differences
 from recorder.replay.volatile import Volatile
 from recorder.sse import is_system
@@ -111,13 +112,16 @@ class Exchange:
         runs = steps = messages = 0
         for position, key, part in parts:
             view = merge(key, [Contribution(source, part)])
+            first = {id: each["position"] for family in part["families"].values() for id, each in family.items()}
             if view.is_run:
                 runs += 1
                 facts = {name: view.object.get(name) for name in _RUN_FACTS} | {"error": view.error}
                 yield Item("run", f"run {key}", f"run {runs}", position, facts)
             for entity in view.steps:
                 steps += 1
-                yield _step(f"step {steps}", entity.id, RunStep.of(entity.object), part["steps"][entity.id]["position"])
+                step = RunStep.of(entity.object)
+                known = [first[id] for id in (entity.id, *(call.id for call in step.tool_calls)) if id in first]
+                yield _step(f"step {steps}", entity.id, step, min(known, default=position))
             for entity in view.messages:
                 messages += 1
                 message = Message.of(entity.object)
@@ -125,7 +129,7 @@ class Exchange:
                     ("message", message.role),
                     entity.id,
                     f"message {messages}" + (f" ({message.role})" if message.role else ""),
-                    part["messages"][entity.id]["position"],
+                    first.get(entity.id, position),
                     {"status": message.status, "text": message.text},
                 )
 
