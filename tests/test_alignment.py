@@ -55,6 +55,8 @@ def steps(was: str, now: str) -> list[tuple[str, int | None, int | None]]:
         ("aGb", "aGGGb", []),
         ("aGGGb", "aGb", []),
         ("aGGbG", "aGbGGG", []),
+        ("aGGG", "aG", []),
+        ("aGGGb", "aG", [("missing", 5, None)]),
         ("aGb", "abG", [("reordered", 2, 3)]),
         ("aGb", "ab", [("missing", 2, None)]),
         ("GH", "HG", [("reordered", 1, 2)]),

@@ -30,6 +30,7 @@ from tests.clients import Kind, finished, following
 from tests.commands import sqlite, until
 from tests.exchanges import JSON, MS, SECOND, SSE, asking, json_response, record, response
 from tests.recorded import Recorded
+from tests.upstream import Upstream
 from tests.writing import stream_id
 
 BASE = "http://api.example.com/v1"
@@ -636,3 +637,39 @@ def test_it_plays_under_trio(db: str, family: Any) -> None:
             return pieces, (await client.get(f"{BASE}/json")).content
 
     assert anyio.run(asking_twice, backend="trio") == (PIECES, b'{"id": "run_1"}')
+
+
+# What it says, and whom it asks otherwise
+
+
+@pytest.mark.anyio
+async def test_what_was_asked_otherwise_is_reported(kind: Kind, tmp_path: Path) -> None:
+    exchanges = [
+        (asking(0, "POST", "/v1/a", b'{"m":"hi","trace":{"n":1}}', label="s"), json_response(b"0")),
+        (asking(1, "POST", "/v1/b", b"{}", label="s"), json_response(b"1")),
+    ]
+    client = kind.client()
+    with play(client, db=made(tmp_path, *exchanges), volatile=["$.trace.n"]) as replay:
+        got = await finished(client.post(f"{BASE}/a", json={"m": "hi", "trace": {"n": 2}}))
+        assert (got.headers["x-recorder-match"], got.headers["x-recorder-differs"]) == ("volatile", ".trace.n")
+        got = await finished(client.post(f"{BASE}/b", json={"m": "ho"}))
+        assert (got.headers["x-recorder-match"], got.headers["x-recorder-differs"]) == ("path", ".m")
+        report = replay.report()
+    await kind.close(client)
+    assert [(each["kind"], each["fields"]) for each in report["divergences"]] == [("changed", [{"field": ".m", "seen": "ho"}])]
+    assert [each["fields"][0]["field"] for each in report["variations"]] == [".trace.n"]
+
+
+@pytest.mark.anyio
+async def test_a_fallback_is_asked_for_what_nothing_answers_and_recorded_where_it_records(kind: Kind, tmp_path: Path) -> None:
+    url, again = made(tmp_path, (asking(0, "POST", "/v1/a", b"{}"), json_response(b'"recorded"'))), sqlite(tmp_path / "again.db")
+    with Upstream(lambda wire, asked: wire.whole(b'"live"')) as upstream:
+        fallback = recorder.RecordingTransport(db=again)
+        async with replaying(kind, db=url, fallback=fallback) as client:
+            assert (await finished(client.post(f"{upstream.origin}/v1/a", json={}))).json() == "recorded"
+            assert upstream.connections == 0
+            assert (await finished(client.post(f"{upstream.origin}/v1/new", json={}))).json() == "live"
+    log = Recorded(again)
+    assert [stream.path for stream in log.streams()] == ["/v1/new"]
+    assert log.body(log.ended("/v1/new")[0].stream_id) == b'"live"'
+    log.engine.dispose()

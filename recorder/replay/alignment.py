@@ -52,6 +52,11 @@ def align(recorded: Sequence[Recorded], seen: Sequence[Seen]) -> list[Step]:
     counts |= Counter(one.key for one in seen)
     keys = {one.key for one in seen}
     polled: Set[bytes | None] = {one.key for one in recorded if one.safe and one.key in keys and counts[one.key] > 1}
+    if len(seen) <= len(recorded) and all(map(_in_place, range(len(seen)), recorded, seen)):
+        pairs = enumerate(zip(recorded, seen, strict=False))
+        placed = [Step("same" if now.key == was.key else "changed", at, at) for at, (was, now) in pairs]
+        placed += [Step("missing", at, None) for at in range(len(seen), len(recorded))]
+        return _moved(placed, recorded, seen, polled)
     start = 0
     while start < min(len(recorded), len(seen)) and recorded[start].key == seen[start].key:
         start += 1
@@ -64,6 +69,11 @@ def align(recorded: Sequence[Recorded], seen: Sequence[Seen]) -> list[Step]:
     steps += [Step(kind, None if r is None else r + start, None if s is None else s + start) for kind, r, s in middle]
     steps += [Step("same", len(recorded) - number, len(seen) - number) for number in range(end, 0, -1)]
     return _moved(steps, recorded, seen, polled)
+
+
+def _in_place(at: int, recorded: Recorded, seen: Seen) -> bool:
+    """Whether a request is the recorded one of this place, or was answered as if it were."""
+    return seen.key == recorded.key or (seen.key is None and seen.given == at and seen.path == recorded.path)
 
 
 def passes(recorded: Sequence[Recorded], seen: Sequence[Seen]) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -33,8 +34,10 @@ REQUESTS = 100_000
 BODIES = 64 * 1024 * 1024
 """Bytes of their bodies: of those that equal no recorded one."""
 
-_LISTED = 200
-"""Divergences whose fields are looked up."""
+_LISTED = 50
+"""Divergences that people are shown."""
+
+_READ = 1000  # recorded requests that are held, to be compared with many
 
 _ALONE = ""
 """The session of streams that belong to none."""
@@ -72,7 +75,7 @@ class Watch:
     def __init__(self, engine: sa.Engine, exchanges: Library, faults: Iterable[Fault] = (), *, named: bool = False) -> None:
         self.fidelity = Fidelity()
         self.served = self.unmatched = self.passed_on = 0
-        self._engine = engine
+        self._request_of = lru_cache(_READ)(partial(library.request_of, engine))
         self._exchanges = exchanges
         self._named = named
         self._faults = tuple(faults)
@@ -141,8 +144,8 @@ class Watch:
         request = None
         if match is None or match.rung != "exact":
             self._bytes += len(asked.body)
-            body = secrets.body(asked.body, asked.content_type) if self._bytes <= BODIES else b""
-            request = asked._replace(body=body, query=secrets.query(asked.query))
+            if self._bytes <= BODIES:
+                request = asked._replace(body=secrets.body(asked.body, asked.content_type), query=secrets.query(asked.query))
         given, rung = (None, "") if match is None else (match.exchange, match.rung)
         number = len(client.requests) + 1
         return Kept(client, number, self._kept, asked.method, asked.path + query, given, rung, request)
@@ -267,14 +270,15 @@ class Watch:
     def _differences(self, kept: Kept | None, one: Exchange | None) -> list[Difference]:
         if kept is None or one is None or kept.request is None:
             return []
-        return library.difference(self._engine, one.stream_id, kept.request)
+        recorded = self._request_of(one.stream_id)
+        return [] if recorded is None else library.between(recorded, kept.request)
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The report for people: a line for each divergence, and what else there is to say."""
     found = [each["message"] for each in report["divergences"][:_LISTED]]
-    if more := len(report["divergences"]) - _LISTED:
-        found += [f"and {more:,} more"] if more > 0 else []
+    if (more := len(report["divergences"]) - _LISTED) > 0:
+        found.append(f"and {more:,} divergences more")
     requests = report["requests"]
     if requests["volatile"]:
         found.append(f"{requests['volatile']:,} matched but for what is volatile")

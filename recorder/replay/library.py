@@ -131,20 +131,20 @@ def _can_move(connection: sa.Connection, stream_id: str, fault: Fault) -> bool:
 
 def compared(engine: sa.Engine, match: Match, request: Asked) -> Match:
     """The match with the fields in which the request differs from the recorded one: none where it equals it."""
-    if match.rung == "exact":
+    if match.rung == "exact" or (recorded := request_of(engine, match.exchange.stream_id)) is None:
         return match
-    return match._replace(differs=tuple(one.at for one in difference(engine, match.exchange.stream_id, request)))
+    return match._replace(differs=tuple(one.at for one in between(recorded, request)))
 
 
-def difference(engine: sa.Engine, stream_id: str, request: Asked) -> list[Difference]:
-    """In which fields a request differs from that of a stream: of its query (`?limit`) and of its body."""
+def request_of(engine: sa.Engine, stream_id: str) -> Asked | None:
+    """The request of a stream; None where it has been deleted meanwhile."""
     with database.read(engine) as connection:
         found = log.get_streams(connection, [stream_id])
-    return between(asked(found[stream_id]), request) if found else []
+    return asked(found[stream_id]) if found else None
 
 
 def between(recorded: Asked, request: Asked) -> list[Difference]:
-    """In which fields two requests of the same path differ, secrets aside."""
+    """In which fields two requests of the same path differ, secrets aside: of their query (`?limit`) and of their body."""
     was, now = _parameters(recorded.query), _parameters(request.query)
     of_query = [Difference(f"?{one.at[1:]}", *one[1:]) for one in differences(was, now)]
     try:

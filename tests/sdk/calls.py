@@ -59,10 +59,14 @@ LEFT_OUT: dict[str, str] = {
 """By the end of its name, what no SDK is given, and why."""
 
 
+RUNGS = {"user": "volatile", "model": "path"}
+"""What is another each time → the rung on which the request is found then."""
+
+
 class Call(NamedTuple):
     """A call of the SDK. base: the path of its base URL. ids: what the path names. body, query: as the request has them.
 
-    retries: how often the SDK may ask again. changing: its request is another one each time, so that its path alone is known.
+    retries: how often the SDK may ask again. changing: what of its body is another each time, as a key of RUNGS.
     """
 
     name: str
@@ -73,7 +77,7 @@ class Call(NamedTuple):
     query: dict[str, Any]
     body: dict[str, Any] | None
     retries: int = 0
-    changing: bool = False
+    changing: str = ""
 
     @property
     def id(self) -> str:
@@ -81,7 +85,7 @@ class Call(NamedTuple):
 
     def on(self, way: str) -> Call:
         """The call as it is made on a way."""
-        return self._replace(body={**(self.body or {}), "user": way}) if self.changing else self
+        return self._replace(body={**(self.body or {}), self.changing: way}) if self.changing else self
 
 
 class Own(NamedTuple):
@@ -153,9 +157,13 @@ def _calls(name: str) -> Iterator[Call]:
             base = ids.pop("base")
             retries = 2 if name in OWN and OWN[name].refused else 0
             for sdk in sdk_calls:
-                yield Call(name, sdk, base, path, ids, _query(query), body, retries, name.startswith("own-turn"))
+                yield Call(name, sdk, base, path, ids, _query(query), body, retries, _changing(name))
             return
     raise AssertionError(f"{name}: no call of the SDK makes {method} {path}")
+
+
+def _changing(name: str) -> str:
+    return list(RUNGS)[int(name[-1]) % 2] if name.startswith("own-turn") else ""
 
 
 def _request(name: str) -> tuple[str, str, Any]:
