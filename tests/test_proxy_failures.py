@@ -90,7 +90,7 @@ def test_the_log_tells_the_endings_apart(setting: Setting) -> None:
         "sends a bad chunk size": "cut",
         "ends without [DONE]": "eof",
         "ends without a length": "done",
-        "says an error in the stream": "done",
+        "says an error in the stream": "error",
         "fails with 599": "http_error",
         "refuses with a body that breaks off": "http_error",
     }

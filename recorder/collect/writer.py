@@ -430,7 +430,8 @@ class Writer:
         until = self._upkeep_at if self._retry_at is None else min(self._upkeep_at, self._retry_at)
         size = 0
         try:
-            entry = self._queue.get(timeout=0 if self._last else max(0.0, until - time.monotonic()))
+            at_once = self._last or bool(self._entries)  # some are left where a fault ended the step before
+            entry = self._queue.get(timeout=0 if at_once else max(0.0, until - time.monotonic()))
             while entry is not None:
                 self._entries.append(entry)
                 size += entry.cost - _ENTRY_COST

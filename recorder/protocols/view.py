@@ -36,9 +36,13 @@ class Source(NamedTuple):
         return self.own_session or (chain_session(self.root) if self.root else self.stream_id)
 
 
+CHAIN = "chain_"
+"""How the sessions begin that are chains of responses."""
+
+
 def chain_session(run_key: str) -> str:
     """The session of a chain of runs that begins with this one."""
-    return f"chain_{run_key}"[:256]
+    return f"{CHAIN}{run_key}"[:256]
 
 
 class Contribution(NamedTuple):

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from recorder import jsontext
 from recorder.collect import secrets
+from recorder.protocols.view import CHAIN
 from recorder.replay.difference import normal
 from recorder.replay.volatile import Volatile, without_boundary
 
@@ -68,6 +69,11 @@ class Exchange(NamedTuple):
     def alone(self) -> bool:
         """Whether it is a session by itself."""
         return self.session_id == self.stream_id
+
+    @property
+    def unnamed(self) -> bool:
+        """Whether nobody named its session: it is by itself, or in a chain of responses, whose next requests name the one before."""
+        return self.alone or self.session_id.startswith(CHAIN)
 
 
 class Match(NamedTuple):
@@ -191,13 +197,13 @@ class Library:
     def rivals(self) -> Iterator[tuple[Exchange, Exchange]]:
         """Pairs of exchanges of different sessions that answer the same request: which of them is meant nobody can tell.
 
-        Safe methods don't count: what only reads is alike in many sessions. Nor do streams that are sessions by themselves: they
+        Safe methods don't count: what only reads is alike in many sessions. Nor do streams whose session nobody named: they
         are told apart by nothing but their order.
         """
         for first, *same in self._exact.values():
             if first.path[0] not in SAFE_METHODS:
                 apart = (other for other in same if other.session_id != first.session_id)
-                yield from ((first, other) for other in apart if not (first.alone and other.alone))
+                yield from ((first, other) for other in apart if not (first.unnamed and other.unnamed))
 
     def nearest(self, asked: Asked) -> Exchange | None:
         """The exchange that is most like a request that none answers."""
