@@ -847,7 +847,9 @@ def test_the_folds_of_all_shared_streams_say_the_same_with_content_off(shared: P
             views.append(
                 (fold.protocol, fold.outcome, fold.events, fold.bytes, fold.thread_id, (fold.error or {}).get("code"), found)
             )
-        assert views[0] == views[1], path.name
+        # A call that came without an id has one that is made of its arguments.
+        before_and_after = [re.sub(r"call_[0-9a-f]{16}\b", "call_", repr(view)) for view in views]
+        assert before_and_after[0] == before_and_after[1], path.name
     assert protocols.count("assistants") >= 2 * 18
 
 

@@ -72,7 +72,7 @@ class Exchange(NamedTuple):
 
     @property
     def unnamed(self) -> bool:
-        """Whether nobody named its session: it is by itself, or in a chain of responses, whose next requests name the one before."""
+        """Whether nobody named its session: it is by itself, or a chain of responses, whose requests name the one before."""
         return self.alone or self.session_id.startswith(CHAIN)
 
 
