@@ -55,6 +55,7 @@ FOLDER_ORDER = {
         "responses",
         "chat_run",
         "chat",
+        "anthropic",
         "__init__",
         "fold",
         "merge",

@@ -20,7 +20,7 @@ THREADS = {"assistant_id": "asst_1", "stream": True}
 INPUT = {"model": "m", "input": "Hi", "stream": True}
 MESSAGES = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
-BODIES = {"assistants": THREADS, "responses": INPUT, "chat": MESSAGES}
+BODIES = {"assistants": THREADS, "responses": INPUT, "chat": MESSAGES, "anthropic": {"max_tokens": 9, **MESSAGES}}
 
 PROJECT = "/api/projects/p"
 WORKSPACE = "/v1/workspaces/w/dataagents/d/aiassistant/openai"
@@ -92,6 +92,8 @@ KNOWN: list[tuple[str, str, str, str]] = [
     ("assistants", "POST", "10.0.0.7", "/a/b/threads/6f1c/runs"),
     ("responses", "POST", "10.0.0.7", "/a/b/responses/"),
     ("chat", "POST", "10.0.0.7", "/a/b/chat/completions/"),
+    ("anthropic", "POST", "api.anthropic.com", "/v1/messages"),
+    ("anthropic", "POST", "gateway.ai.cloudflare.com", "/v1/acct/gateway/anthropic/v1/messages"),
 ]
 
 UNKNOWN: list[Request] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from recorder.protocols import assistants, chat, responses
+from recorder.protocols import anthropic, assistants, chat, responses
 from recorder.protocols.partial import Partial, Request
 from recorder.protocols.view import MergedRun, Shown
 
@@ -54,7 +54,7 @@ class WireProtocol(Protocol):
         """The Run object, its steps and messages, from what the streams of a run add up to."""
 
 
-PROTOCOLS: tuple[WireProtocol, ...] = (assistants, responses, chat)
+PROTOCOLS: tuple[WireProtocol, ...] = (assistants, responses, chat, anthropic)
 """In the order in which they are asked."""
 
 FOLD_VERSION = 2000 + sum(protocol.FOLD_VERSION for protocol in PROTOCOLS)

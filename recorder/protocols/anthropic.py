@@ -1,0 +1,407 @@
+"""Anthropic's Messages stream → runs, steps, tool calls and messages.
+
+A message is a run, by its own id. Its content blocks come one after the other, each by its index: text is the run's message,
+thinking is reasoning, tool_use a call that the client answers in its next request, server_tool_use one that a block named
+*_tool_result answers in the same message. The usage of message_delta is cumulative, and input_tokens leave out what was read
+from or written to the cache. There is no [DONE]: message_stop is the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from recorder import jsontext
+from recorder.protocols.deltas import Fragments
+from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
+from recorder.protocols.payload import error, is_id, value
+from recorder.protocols.view import EntityView, MergedRun, Shown
+
+__all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
+
+NAME = "anthropic"
+
+FOLD_VERSION = 1
+
+STREAMED = {
+    "text_delta": ("text", "text"),
+    "input_json_delta": ("partial_json", "input_json"),
+    "thinking_delta": ("thinking", "thinking"),
+    "signature_delta": ("signature", "signature"),
+}
+"""type of a delta → (its field, the text of the block that it goes on with)."""
+
+STATUSES = {
+    "end_turn": "completed",
+    "stop_sequence": "completed",
+    "tool_use": "requires_action",
+    "pause_turn": "requires_action",
+    "max_tokens": "incomplete",
+    "model_context_window_exceeded": "incomplete",
+    "refusal": "incomplete",
+}
+"""stop_reason → status of the run; one that is not known completes it."""
+
+_REASONS = {
+    "max_tokens": "max_completion_tokens",
+    "model_context_window_exceeded": "max_prompt_tokens",
+    "refusal": "content_filter",
+}
+_MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
+_SAME = ("temperature", "top_p", "tools", "tool_choice", "metadata")
+_EXTRAS = ("top_k", "stop_sequences", "thinking", "service_tier", "container", "mcp_servers")
+_EVENTS = frozenset(
+    {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"}
+)
+_ANSWERS_LIMIT = 128
+
+Object = dict[str, Any]
+
+
+def matches(request: Request) -> bool:
+    """Whether the request makes a message: /v1/messages under any prefix."""
+    segments = [segment for segment in request.path.split("/") if segment]
+    return segments[-2:] == ["v1", "messages"] and request.method in ("POST", "")
+
+
+def matches_event(type: str, data: str) -> bool:
+    """Whether an event can only be this protocol's: one named as its data's type is."""
+    return type in _EVENTS and _object(value(data)).get("type") == type
+
+
+def matches_body(found: Any) -> bool:
+    """Whether a body can only be this protocol's: a message."""
+    return isinstance(found, dict) and found.get("type") == "message" and isinstance(found.get("content"), list)
+
+
+def begin(partial: Partial, request: Request) -> None:
+    """What the request alone tells: what it asks for, and the calls that it answers."""
+    asked = _object(request.body)
+    partial.asked = {key: asked[key] for key in ("model", "max_tokens", *_SAME, *_EXTRAS) if asked.get(key) is not None}
+    partial.answers = list(answers(request))[-_ANSWERS_LIMIT:]
+    last = _list(asked.get("messages"))[-1:]
+    partial.continues = bool(partial.answers) and any(_results(message) for message in last)
+
+
+def answers(request: Request) -> dict[str, Any]:
+    """{call id: output} of the tool_result blocks among the request's messages, the latest last."""
+    found: dict[str, Any] = {}
+    for message in _list(_object(request.body).get("messages")):
+        for block in _results(message):
+            found.pop(block["tool_use_id"], None)
+            found[block["tool_use_id"]] = _text_of(block.get("content"))
+    return found
+
+
+def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
+    """Fold one event into the partial state, in place."""
+    event = value(data)
+    if not isinstance(event, dict):
+        if data:
+            key = partial.run_key or STREAM
+            partial.part(key, position, offset_us).anomaly(position, "unparsable", f"{type or 'message'}: {data[:200]}")
+        return
+    kind = event.get("type") or type
+    if kind == "error":
+        partial.error = {**error(event), "code": _object(event.get("error")).get("type")}
+    elif kind == "message_start":
+        message = _object(event.get("message"))
+        partial.run_key = message["id"] if is_id(message.get("id")) else f"anthropic_{partial.stream_id}"
+        part = partial.part(partial.run_key, position, offset_us)
+        part.object |= {"message": {key: found for key, found in message.items() if key != "content"}, "asked": partial.asked}
+        part.begun = True
+    if partial.run_key is None or kind == "ping":
+        return
+    part = partial.part(partial.run_key, position, offset_us)
+    if kind in ("content_block_start", "content_block_delta", "content_block_stop"):
+        _on_block(part, position, offset_us, str(kind), event)
+    elif kind == "message_delta":
+        _on_message_delta(part, event)
+    elif kind == "message_stop":
+        part.object["stopped"] = part.terminal = True
+    elif kind == "error":
+        part.error = {**(partial.error or {}), "position": position}
+        part.object["error"], part.terminal = partial.error, True
+
+
+def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
+    """Fold a message that came whole."""
+    if not matches_body(found):
+        if isinstance(found, dict) and isinstance(found.get("error"), dict):
+            partial.error = {**error(found), "code": found["error"].get("type")}
+        return
+    partial.run_key = found["id"] if is_id(found.get("id")) else f"anthropic_{partial.stream_id}"
+    part = partial.part(partial.run_key, position, offset_us)
+    part.object |= {"message": {key: each for key, each in found.items() if key != "content"}, "asked": partial.asked}
+    part.terminal = part.begun = True
+    part.first_delta_us = offset_us
+    for at, block in enumerate(found["content"]):
+        entity = part.family("blocks")[str(at)] = Entity(position)
+        entity.object, entity.terminal = _object(block), True
+        _note(part, entity.object)
+
+
+def present(run: MergedRun) -> Shown:
+    """The Run object, its steps and messages, of what is known of a message."""
+    asked, message, failure = (_object(run.object.get(key)) for key in ("asked", "message", "error"))
+    blocks = [(key, _whole(block.object)) for key, block in sorted(run.family("blocks").items(), key=lambda each: int(each[0]))]
+    pending = [block for _, block in blocks if block.get("type") == "tool_use" and block.get("id") not in run.answered]
+    status, reason = _status(message.get("stop_reason"), run.terminal, bool(failure), bool(pending))
+    object = {
+        "id": run.id,
+        "object": "thread.run",
+        "created_at": None,
+        "thread_id": None,
+        "assistant_id": None,
+        "status": status,
+        "required_action": _required_action(pending) if status == "requires_action" and pending else None,
+        "last_error": {"code": failure.get("code"), "message": failure.get("message") or "no reason was given"}
+        if status == "failed"
+        else None,
+        "expires_at": None,
+        "started_at": None,
+        "cancelled_at": None,
+        "failed_at": None,
+        "completed_at": None,
+        "incomplete_details": {"reason": reason} if reason else None,
+        "instructions": None,
+        "model": message.get("model") or asked.get("model"),
+        **{key: asked.get(key) for key in _SAME},
+        "parallel_tool_calls": None,
+        "response_format": None,
+        "max_prompt_tokens": None,
+        "max_completion_tokens": asked.get("max_tokens"),
+        "truncation_strategy": None,
+        "usage": _usage(message.get("usage")),
+        "extras": {key: asked[key] for key in _EXTRAS if key in asked},
+    }
+    source = {**message, "content": [block for _, block in blocks]}
+    said = _message(run.id, blocks, status, reason)
+    return Shown(object, list(_steps(run, blocks, status)), [said] if said else [], source, status)
+
+
+# Events
+
+
+def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Object) -> None:
+    index = event.get("index")
+    if type(index) is not int or index < 0:
+        part.anomaly(position, "index_gap", f"{kind} without an index")
+        return
+    blocks = part.family("blocks")
+    entity = blocks.get(str(index))
+    if entity is None:
+        if kind != "content_block_start":
+            part.anomaly(position, "delta_without_object", f"{kind} of block {index}, which did not begin")
+        if index > len(blocks):
+            part.anomaly(position, "index_gap", f"block {index} comes after {len(blocks)} blocks")
+        entity = blocks[str(index)] = Entity(position)
+    if kind == "content_block_start":
+        entity.object = dict(_object(event.get("content_block")))
+        for field in ("text", "thinking", "signature"):  # what a block begins with comes before its deltas
+            if isinstance(first := entity.object.pop(field, None), str):
+                entity.texts.setdefault(field, Fragments()).add(first)
+        _note(part, entity.object)
+    elif kind == "content_block_delta":
+        delta = _object(event.get("delta"))
+        given, field = STREAMED.get(str(delta.get("type")), ("", ""))
+        if isinstance(fragment := delta.get(given), str):
+            entity.texts.setdefault(field, Fragments()).add(fragment)
+        elif delta.get("type") == "citations_delta":
+            if not isinstance(entity.object.get("citations"), list):
+                entity.object["citations"] = []
+            entity.object["citations"].append(delta.get("citation"))
+        if part.first_delta_us is None:
+            part.first_delta_us = offset_us
+
+
+def _on_message_delta(part: Part, event: Object) -> None:
+    delta, message = _object(event.get("delta")), part.object.setdefault("message", {})
+    message |= delta
+    if usage := _object(event.get("usage")):
+        message["usage"] = {**_object(message.get("usage")), **usage}
+    if isinstance(delta.get("stop_reason"), str):
+        part.terminal = True
+
+
+def _note(part: Part, block: Object) -> None:
+    """Note a call that the client is to answer."""
+    if block.get("type") == "tool_use" and is_id(block.get("id")) and block["id"] not in part.calls:
+        part.calls.append(block["id"])
+
+
+# The run
+
+
+def _status(stop_reason: Any, over: bool, broken: bool, pending: bool) -> tuple[str, str | None]:
+    """(status, the reason why it is incomplete)"""
+    if broken:
+        return "failed", None
+    if not isinstance(stop_reason, str):
+        return ("completed" if over else "in_progress"), None
+    status = STATUSES.get(stop_reason, "completed")
+    if stop_reason == "tool_use" and not pending:
+        status = "completed"
+    return status, _REASONS.get(stop_reason)
+
+
+def _usage(usage: Any) -> Object | None:
+    """Token counts as OpenAI's count: the prompt with what the cache gave and took."""
+    given = _object(usage)
+    read, output = given.get("input_tokens"), given.get("output_tokens")
+    if type(read) is not int and type(output) is not int:
+        return None
+    written, cached = (given.get(key) for key in ("cache_creation_input_tokens", "cache_read_input_tokens"))
+    prompt = sum(count for count in (read, written, cached) if type(count) is int) if type(read) is int else None
+    total = prompt + output if prompt is not None and type(output) is int else None
+    found: Object = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": total}
+    if type(cached) is int:
+        found["prompt_tokens_details"] = {"cached_tokens": cached}
+    return found
+
+
+def _required_action(pending: list[Object]) -> Object:
+    calls = [
+        {"id": each.get("id"), "type": "function", "function": {"name": each.get("name"), "arguments": _arguments(each)}}
+        for each in pending
+    ]
+    return {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+
+
+def _whole(block: Object) -> Object:
+    """A block as the API gives it whole: its input read from what was streamed of it."""
+    streamed = block.get("input_json")
+    if not isinstance(streamed, str):
+        return block
+    rest = {key: each for key, each in block.items() if key != "input_json"}
+    if not streamed:
+        return rest
+    try:
+        return {**rest, "input": jsontext.loads(streamed)}
+    except jsontext.JSONError:  # it was cut off
+        return {**rest, "input": streamed}
+
+
+def _arguments(block: Object) -> str | None:
+    given = block.get("input")
+    return given if given is None or isinstance(given, str) else jsontext.dumps(given)
+
+
+# Steps and messages
+
+
+def _steps(run: MergedRun, blocks: list[tuple[str, Object]], status: str) -> Iterator[EntityView]:
+    """The steps, in the order of the blocks that they begin with; all but the last are done where the next has begun."""
+    results = {block.get("tool_use_id"): block for _, block in blocks if str(block.get("type")).endswith("_tool_result")}
+    found: list[tuple[str, str, Any]] = []  # (index, type, details)
+    for index, block in blocks:
+        kind = str(block.get("type"))
+        if kind in ("thinking", "redacted_thinking"):
+            thought = [{"type": "reasoning_text", "text": _text_or(block.get("thinking"))}] if kind == "thinking" else []
+            hidden = block.get("data") or block.get("signature") or None
+            found.append((index, "reasoning", {"summary": [], "content": thought, "encrypted_content": hidden}))
+        elif kind == "text":
+            if not any(type == "message_creation" for _, type, _ in found):
+                found.append((index, "message_creation", {"message_id": f"{run.id}:message"}))
+        elif kind.endswith("tool_use"):
+            call = _call(block, run.answered, results)
+            if found and found[-1][1] == "tool_calls":
+                found[-1][2].append(call)
+            else:
+                found.append((index, "tool_calls", [call]))
+    waits = {block.get("id") for _, block in blocks if block.get("type") == "tool_use"} - set(run.answered)
+    for number, (index, type, details) in enumerate(found, 1):
+        id = f"{run.id}:{index}:{type}"
+        over = status if status in ("failed", "incomplete") else "completed" if run.terminal else "in_progress"
+        own = "completed" if number < len(found) else over
+        if type == "tool_calls" and own == "completed" and any(call["id"] in waits for call in details):
+            own = "in_progress"
+        step = {
+            "id": id,
+            "object": "thread.run.step",
+            "created_at": None,
+            "run_id": run.id,
+            "thread_id": None,
+            "assistant_id": None,
+            "type": type,
+            "status": own,
+            "step_details": {"type": type, type: details},
+            "last_error": None,
+            "expired_at": None,
+            "cancelled_at": None,
+            "failed_at": None,
+            "completed_at": None,
+            "metadata": None,
+            "usage": None,
+        }
+        yield EntityView(id, step, own != "in_progress")
+
+
+def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Object]) -> Object:
+    """A call in the form that steps have it; one that the server ran is of the type of its tool."""
+    id, name = block.get("id"), block.get("name")
+    if block.get("type") == "tool_use":
+        return {
+            "id": id,
+            "type": "function",
+            "function": {"name": name, "arguments": _arguments(block), "output": _text_of(answered.get(str(id)))},
+        }
+    result = results.get(id)
+    output = None if result is None else _text_of(result.get("content"))
+    kind = name if isinstance(name, str) and name not in ("id", "type") else "server_tool"
+    return {"id": id, "type": kind, kind: {"name": name, "arguments": _arguments(block), "output": output}}
+
+
+def _message(key: str, blocks: list[tuple[str, Object]], status: str, reason: str | None) -> EntityView | None:
+    texts = [block for _, block in blocks if block.get("type") == "text"]
+    if not texts:
+        return None
+    own = {"failed": "incomplete", "requires_action": "completed"}.get(status, status)
+    content = [
+        {"type": "text", "text": {"value": _text_or(each.get("text")), "annotations": _list(each.get("citations"))}}
+        for each in texts
+    ]
+    message = {
+        "id": f"{key}:message",
+        "object": "thread.message",
+        "created_at": None,
+        "thread_id": None,
+        "run_id": key,
+        "assistant_id": None,
+        "role": "assistant",
+        "status": own,
+        "incomplete_details": {"reason": _MESSAGE_REASONS[reason]} if reason else None,
+        "completed_at": None,
+        "incomplete_at": None,
+        "content": content,
+        "attachments": None,
+        "metadata": None,
+    }
+    return EntityView(f"{key}:message", message, own != "in_progress")
+
+
+# Values
+
+
+def _results(message: Any) -> list[Object]:
+    """The tool_result blocks of a message."""
+    blocks = _list(_object(message).get("content"))
+    found = [block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_result"]
+    return [block for block in found if is_id(block.get("tool_use_id"))]
+
+
+def _object(value: Any) -> Object:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text_or(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _text_of(value: Any) -> str | None:
+    """An output as the text that runs have: one of several parts as its JSON."""
+    return value if value is None or isinstance(value, str) else jsontext.dumps(value)

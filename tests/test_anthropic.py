@@ -1,0 +1,95 @@
+"""Anthropic's Messages: what a message comes to, streamed, whole, and answered by the next request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from recorder.protocols.anthropic import STATUSES, answers
+from recorder.protocols.fold import StreamFold
+from recorder.protocols.merge import merge
+from recorder.protocols.partial import STREAM, Request
+from recorder.protocols.view import RunView
+from tests.test_fixtures import expected, frames_of, request_of
+
+ASKED = Request("POST", "api.anthropic.com", "/v1/messages", body={"model": "m", "max_tokens": 9, "messages": []}, stream_id="s")
+
+
+def event(type: str, **more: Any) -> tuple[str, str]:
+    return type, json.dumps({"type": type, **more})
+
+
+def begun(**usage: int) -> tuple[str, str]:
+    return event("message_start", message={"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "usage": usage})
+
+
+def text(said: str) -> list[tuple[str, str]]:
+    return [
+        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        event("content_block_delta", index=0, delta={"type": "text_delta", "text": said}),
+        event("content_block_stop", index=0),
+    ]
+
+
+def view(*events: tuple[str, str], request: Request = ASKED) -> RunView:
+    from tests.test_assistants import contribution
+
+    fold = StreamFold(request)
+    fold.feed_all((position, position * 10, type, data) for position, (type, data) in enumerate(events))
+    (key,) = [key for key in fold.states() if key != STREAM]
+    return merge(key, [contribution(fold, key)])
+
+
+@pytest.mark.parametrize("reason", [*STATUSES, "one that is new"])
+def test_why_it_stopped_says_how_the_run_came_out(reason: str) -> None:
+    delta = event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 3})
+    found = view(begun(input_tokens=1), *text("Hi"), delta, event("message_stop"))
+    calls_for_nothing = reason == "tool_use"  # without a call there is nothing to be done
+    assert found.object["status"] == ("completed" if calls_for_nothing else STATUSES.get(reason, "completed"))
+    assert (found.object["incomplete_details"] is not None) == (STATUSES.get(reason) == "incomplete")
+
+
+def test_usage_is_overwritten_and_counts_what_the_cache_gave_and_took() -> None:
+    first = begun(input_tokens=2, cache_creation_input_tokens=3, cache_read_input_tokens=5, output_tokens=1)
+    deltas = [event("message_delta", delta={}, usage={"output_tokens": count}) for count in (7, 11)]
+    usage = view(first, *deltas).object["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 11, 21)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
+def test_usage_that_nobody_said_is_unknown() -> None:
+    assert view(begun(), *text("Hi")).object["usage"] is None
+
+
+def test_a_message_that_came_whole_is_shown_as_one_that_was_streamed() -> None:
+    stream, frames = frames_of("anthropic/tool-use-pending")
+    want = expected("anthropic/tool-use-pending")["runs"][0]
+    whole = (
+        ("$response", '{"status":200,"headers":[]}'),
+        ("$body", json.dumps(want["source_object"])),
+        ("$end", '{"outcome":"done"}'),
+    )
+    found = view(*whole, request=request_of(stream))
+    assert (found.object, [step.object for step in found.steps]) == (
+        {key: want[key] for key in found.object},
+        want["steps"],
+    )
+    assert len(frames) > 10
+
+
+def test_calls_are_answered_by_the_next_request() -> None:
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "high"}]}
+    request = ASKED._replace(body={"messages": [{"role": "user", "content": [result]}]})
+    assert answers(request) == {"toolu_1": '[{"type":"text","text":"high"}]'}
+
+
+def test_a_block_that_did_not_begin_is_kept_and_said() -> None:
+    found = view(begun(), event("content_block_delta", index=2, delta={"type": "text_delta", "text": "Hi"}))
+    assert {kind for _, _, kind, _ in found.anomalies} == {"delta_without_object", "index_gap"}
+
+
+def test_what_is_no_object_is_an_anomaly() -> None:
+    found = view(begun(), ("content_block_delta", "{"))
+    assert [kind for _, _, kind, _ in found.anomalies] == ["unparsable"]
