@@ -50,6 +50,7 @@ FOLDER_ORDER = {
         "deltas",
         "partial",
         "view",
+        "objects",
         "assistants",
         "response_run",
         "responses",
@@ -74,6 +75,7 @@ FOLDER_ORDER = {
         "__init__",
     ),
     "collect": (
+        "asgi",
         "streamid",
         "secrets",
         "exchange",

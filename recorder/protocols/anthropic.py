@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recorder import jsontext
+from recorder.protocols import objects
 from recorder.protocols.deltas import Fragments
-from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
-from recorder.protocols.payload import error, is_id, value
+from recorder.protocols.partial import Entity, Part, Partial, Request
+from recorder.protocols.payload import as_list, as_object, as_output, as_text, error, is_id, value
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
@@ -66,7 +67,7 @@ def matches(request: Request) -> bool:
 
 def matches_event(type: str, data: str) -> bool:
     """Whether an event can only be this protocol's: one named as its data's type is."""
-    return type in _EVENTS and _object(value(data)).get("type") == type
+    return type in _EVENTS and as_object(value(data)).get("type") == type
 
 
 def matches_body(found: Any) -> bool:
@@ -76,20 +77,20 @@ def matches_body(found: Any) -> bool:
 
 def begin(partial: Partial, request: Request) -> None:
     """What the request alone tells: what it asks for, and the calls that it answers."""
-    asked = _object(request.body)
+    asked = as_object(request.body)
     partial.asked = {key: asked[key] for key in ("model", "max_tokens", *_SAME, *_EXTRAS) if asked.get(key) is not None}
     partial.answers = list(answers(request))[-_ANSWERS_LIMIT:]
-    last = _list(asked.get("messages"))[-1:]
+    last = as_list(asked.get("messages"))[-1:]
     partial.continues = bool(partial.answers) and any(_results(message) for message in last)
 
 
 def answers(request: Request) -> dict[str, Any]:
     """{call id: output} of the tool_result blocks among the request's messages, the latest last."""
     found: dict[str, Any] = {}
-    for message in _list(_object(request.body).get("messages")):
+    for message in as_list(as_object(request.body).get("messages")):
         for block in _results(message):
             found.pop(block["tool_use_id"], None)
-            found[block["tool_use_id"]] = _text_of(block.get("content"))
+            found[block["tool_use_id"]] = as_output(block.get("content"))
     return found
 
 
@@ -98,14 +99,13 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     event = value(data)
     if not isinstance(event, dict):
         if data:
-            key = partial.run_key or STREAM
-            partial.part(key, position, offset_us).anomaly(position, "unparsable", f"{type or 'message'}: {data[:200]}")
+            partial.unparsable(position, offset_us, type, data)
         return
     kind = event.get("type") or type
     if kind == "error":
-        partial.error = {**error(event), "code": _object(event.get("error")).get("type")}
+        partial.error = {**error(event), "code": as_object(event.get("error")).get("type")}
     elif kind == "message_start":
-        message = _object(event.get("message"))
+        message = as_object(event.get("message"))
         partial.run_key = message["id"] if is_id(message.get("id")) else f"anthropic_{partial.stream_id}"
         part = partial.part(partial.run_key, position, offset_us)
         part.object |= {"message": {key: found for key, found in message.items() if key != "content"}, "asked": partial.asked}
@@ -137,47 +137,32 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part.first_delta_us = offset_us
     for at, block in enumerate(found["content"]):
         entity = part.family("blocks")[str(at)] = Entity(position)
-        entity.object, entity.terminal = _object(block), True
+        entity.object, entity.terminal = as_object(block), True
         _note(part, entity.object)
 
 
 def present(run: MergedRun) -> Shown:
     """The Run object, its steps and messages, of what is known of a message."""
-    asked, message, failure = (_object(run.object.get(key)) for key in ("asked", "message", "error"))
+    asked, message, failure = (as_object(run.object.get(key)) for key in ("asked", "message", "error"))
     blocks = [(key, _whole(block.object)) for key, block in sorted(run.family("blocks").items(), key=lambda each: int(each[0]))]
     pending = [block for _, block in blocks if block.get("type") == "tool_use" and block.get("id") not in run.answered]
     status, reason = _status(message.get("stop_reason"), run.terminal, bool(failure), bool(pending))
-    object = {
-        "id": run.id,
-        "object": "thread.run",
-        "created_at": None,
-        "thread_id": None,
-        "assistant_id": None,
-        "status": status,
-        "required_action": _required_action(pending) if status == "requires_action" and pending else None,
-        "last_error": {"code": failure.get("code"), "message": failure.get("message") or "no reason was given"}
-        if status == "failed"
-        else None,
-        "expires_at": None,
-        "started_at": None,
-        "cancelled_at": None,
-        "failed_at": None,
-        "completed_at": None,
-        "incomplete_details": {"reason": reason} if reason else None,
-        "instructions": None,
-        "model": message.get("model") or asked.get("model"),
+    broken = {"code": failure.get("code"), "message": failure.get("message") or "no reason was given"}
+    object = objects.run(
+        run.id,
+        status=status,
+        required_action=_required_action(pending) if status == "requires_action" and pending else None,
+        last_error=broken if status == "failed" else None,
+        incomplete_details={"reason": reason} if reason else None,
+        model=message.get("model") or asked.get("model"),
         **{key: asked.get(key) for key in _SAME},
-        "parallel_tool_calls": None,
-        "response_format": None,
-        "max_prompt_tokens": None,
-        "max_completion_tokens": asked.get("max_tokens"),
-        "truncation_strategy": None,
-        "usage": _usage(message.get("usage")),
-        "extras": {key: asked[key] for key in _EXTRAS if key in asked},
-    }
+        max_completion_tokens=asked.get("max_tokens"),
+        usage=_usage(message.get("usage")),
+        extras={key: asked[key] for key in _EXTRAS if key in asked},
+    )
     source = {**message, "content": [block for _, block in blocks]}
-    said = _message(run.id, blocks, status, reason)
-    return Shown(object, list(_steps(run, blocks, status)), [said] if said else [], source, status)
+    said = _message(object, blocks, reason)
+    return Shown(object, list(_steps(run, object, blocks)), [said] if said else [], source, status)
 
 
 # Events
@@ -197,13 +182,13 @@ def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Objec
             part.anomaly(position, "index_gap", f"block {index} comes after {len(blocks)} blocks")
         entity = blocks[str(index)] = Entity(position)
     if kind == "content_block_start":
-        entity.object = dict(_object(event.get("content_block")))
+        entity.object = dict(as_object(event.get("content_block")))
         for field in ("text", "thinking", "signature"):  # what a block begins with comes before its deltas
             if isinstance(first := entity.object.pop(field, None), str):
                 entity.texts.setdefault(field, Fragments()).add(first)
         _note(part, entity.object)
     elif kind == "content_block_delta":
-        delta = _object(event.get("delta"))
+        delta = as_object(event.get("delta"))
         given, field = STREAMED.get(str(delta.get("type")), ("", ""))
         if isinstance(fragment := delta.get(given), str):
             entity.texts.setdefault(field, Fragments()).add(fragment)
@@ -216,10 +201,10 @@ def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Objec
 
 
 def _on_message_delta(part: Part, event: Object) -> None:
-    delta, message = _object(event.get("delta")), part.object.setdefault("message", {})
+    delta, message = as_object(event.get("delta")), part.object.setdefault("message", {})
     message |= delta
-    if usage := _object(event.get("usage")):
-        message["usage"] = {**_object(message.get("usage")), **usage}
+    if usage := as_object(event.get("usage")):
+        message["usage"] = {**as_object(message.get("usage")), **usage}
     if isinstance(delta.get("stop_reason"), str):
         part.terminal = True
 
@@ -247,7 +232,7 @@ def _status(stop_reason: Any, over: bool, broken: bool, pending: bool) -> tuple[
 
 def _usage(usage: Any) -> Object | None:
     """Token counts as OpenAI's count: the prompt with what the cache gave and took."""
-    given = _object(usage)
+    given = as_object(usage)
     read, output = given.get("input_tokens"), given.get("output_tokens")
     if type(read) is not int and type(output) is not int:
         return None
@@ -262,7 +247,11 @@ def _usage(usage: Any) -> Object | None:
 
 def _required_action(pending: list[Object]) -> Object:
     calls = [
-        {"id": each.get("id"), "type": "function", "function": {"name": each.get("name"), "arguments": _arguments(each)}}
+        {
+            "id": each.get("id"),
+            "type": "function",
+            "function": {"name": each.get("name"), "arguments": as_output(each.get("input"))},
+        }
         for each in pending
     ]
     return {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
@@ -282,26 +271,23 @@ def _whole(block: Object) -> Object:
         return {**rest, "input": streamed}
 
 
-def _arguments(block: Object) -> str | None:
-    given = block.get("input")
-    return given if given is None or isinstance(given, str) else jsontext.dumps(given)
-
-
 # Steps and messages
 
 
-def _steps(run: MergedRun, blocks: list[tuple[str, Object]], status: str) -> Iterator[EntityView]:
+def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> Iterator[EntityView]:
     """The steps, in the order of the blocks that they begin with; all but the last are done where the next has begun."""
     results = {block.get("tool_use_id"): block for _, block in blocks if str(block.get("type")).endswith("_tool_result")}
     found: list[tuple[str, str, Any]] = []  # (index, type, details)
+    said = False
     for index, block in blocks:
         kind = str(block.get("type"))
         if kind in ("thinking", "redacted_thinking"):
-            thought = [{"type": "reasoning_text", "text": _text_or(block.get("thinking"))}] if kind == "thinking" else []
+            thought = [{"type": "reasoning_text", "text": as_text(block.get("thinking")) or ""}] if kind == "thinking" else []
             hidden = block.get("data") or block.get("signature") or None
             found.append((index, "reasoning", {"summary": [], "content": thought, "encrypted_content": hidden}))
         elif kind == "text":
-            if not any(type == "message_creation" for _, type, _ in found):
+            if not said:
+                said = True
                 found.append((index, "message_creation", {"message_id": f"{run.id}:message"}))
         elif kind.endswith("tool_use"):
             call = _call(block, run.answered, results)
@@ -310,30 +296,14 @@ def _steps(run: MergedRun, blocks: list[tuple[str, Object]], status: str) -> Ite
             else:
                 found.append((index, "tool_calls", [call]))
     waits = {block.get("id") for _, block in blocks if block.get("type") == "tool_use"} - set(run.answered)
+    ended = "completed" if run.terminal else "in_progress"
+    over = object["status"] if object["status"] in ("failed", "incomplete") else ended
     for number, (index, type, details) in enumerate(found, 1):
         id = f"{run.id}:{index}:{type}"
-        over = status if status in ("failed", "incomplete") else "completed" if run.terminal else "in_progress"
         own = "completed" if number < len(found) else over
         if type == "tool_calls" and own == "completed" and any(call["id"] in waits for call in details):
             own = "in_progress"
-        step = {
-            "id": id,
-            "object": "thread.run.step",
-            "created_at": None,
-            "run_id": run.id,
-            "thread_id": None,
-            "assistant_id": None,
-            "type": type,
-            "status": own,
-            "step_details": {"type": type, type: details},
-            "last_error": None,
-            "expired_at": None,
-            "cancelled_at": None,
-            "failed_at": None,
-            "completed_at": None,
-            "metadata": None,
-            "usage": None,
-        }
+        step = objects.step(object, id, type, own, {"type": type, type: details})
         yield EntityView(id, step, own != "in_progress")
 
 
@@ -344,64 +314,33 @@ def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Obje
         return {
             "id": id,
             "type": "function",
-            "function": {"name": name, "arguments": _arguments(block), "output": _text_of(answered.get(str(id)))},
+            "function": {"name": name, "arguments": as_output(block.get("input")), "output": as_output(answered.get(str(id)))},
         }
     result = results.get(id)
-    output = None if result is None else _text_of(result.get("content"))
+    output = None if result is None else as_output(result.get("content"))
     kind = name if isinstance(name, str) and name not in ("id", "type") else "server_tool"
-    return {"id": id, "type": kind, kind: {"name": name, "arguments": _arguments(block), "output": output}}
+    return {"id": id, "type": kind, kind: {"name": name, "arguments": as_output(block.get("input")), "output": output}}
 
 
-def _message(key: str, blocks: list[tuple[str, Object]], status: str, reason: str | None) -> EntityView | None:
+def _message(object: Object, blocks: list[tuple[str, Object]], reason: str | None) -> EntityView | None:
     texts = [block for _, block in blocks if block.get("type") == "text"]
     if not texts:
         return None
+    status = str(object["status"])
     own = {"failed": "incomplete", "requires_action": "completed"}.get(status, status)
     content = [
-        {"type": "text", "text": {"value": _text_or(each.get("text")), "annotations": _list(each.get("citations"))}}
+        {"type": "text", "text": {"value": as_text(each.get("text")) or "", "annotations": as_list(each.get("citations"))}}
         for each in texts
     ]
-    message = {
-        "id": f"{key}:message",
-        "object": "thread.message",
-        "created_at": None,
-        "thread_id": None,
-        "run_id": key,
-        "assistant_id": None,
-        "role": "assistant",
-        "status": own,
-        "incomplete_details": {"reason": _MESSAGE_REASONS[reason]} if reason else None,
-        "completed_at": None,
-        "incomplete_at": None,
-        "content": content,
-        "attachments": None,
-        "metadata": None,
-    }
-    return EntityView(f"{key}:message", message, own != "in_progress")
+    message = objects.message(object, f"{object['id']}:message", "assistant", own, content, _MESSAGE_REASONS.get(reason or ""))
+    return EntityView(message["id"], message, own != "in_progress")
 
 
-# Values
+# The next request
 
 
 def _results(message: Any) -> list[Object]:
     """The tool_result blocks of a message."""
-    blocks = _list(_object(message).get("content"))
+    blocks = as_list(as_object(message).get("content"))
     found = [block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_result"]
     return [block for block in found if is_id(block.get("tool_use_id"))]
-
-
-def _object(value: Any) -> Object:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text_or(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _text_of(value: Any) -> str | None:
-    """An output as the text that runs have: one of several parts as its JSON."""
-    return value if value is None or isinstance(value, str) else jsontext.dumps(value)

@@ -149,9 +149,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
         handler = OBJECT_HANDLERS.get(payload.get("object", ""))  # an unknown event about a known object is its snapshot
     if handler is None:
         if data not in ("[DONE]", "") and found is None:
-            _part_of_connection(partial, position, offset_us).anomaly(
-                position, "unparsable", f"{name or 'message'}: {data[:200]}"
-            )
+            partial.unparsable(position, offset_us, name, data)
         return
     if name == "error":
         said = payload if isinstance(payload, str) else data

@@ -26,7 +26,7 @@ from recorder import jsontext
 from recorder.protocols import deltas
 from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, present
 from recorder.protocols.deltas import Fragments
-from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
+from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
@@ -138,8 +138,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     event = value(data)
     if not isinstance(event, dict):
         if data:
-            key = partial.run_key or STREAM
-            partial.part(key, position, offset_us).anomaly(position, "unparsable", f"{type or 'message'}: {data[:200]}")
+            partial.unparsable(position, offset_us, type, data)
         return
     choices = event.get("choices")
     if choices is not None or "usage" in event or str(event.get("object")).startswith("chat.completion"):

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.protocols.payload import is_id, stamp
+from recorder.protocols import objects
+from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 Object = dict[str, Any]
@@ -61,48 +62,37 @@ class Choice(NamedTuple):
 
 def present(run: MergedRun) -> Shown:
     """The Run object, its steps and messages, of what is known of a completion."""
-    asked = _object(run.object.get("asked"))
-    completion = _object(run.object.get("completion"))
+    asked = as_object(run.object.get("asked"))
+    completion = as_object(run.object.get("completion"))
     if "whole" not in run.object:
         completion = _assembled(completion, run)
     choices = list(_choices(completion, run.answered))
     error = run.object.get("error")
     pending = [call for choice in choices for call, waits in choice.calls if waits]
     status, reason = _status(run.terminal, choices, bool(error), bool(pending))
-    object = {
-        "id": run.id,
-        "object": "thread.run",
-        "created_at": _seconds(completion.get("created")),
-        "thread_id": None,
-        "assistant_id": None,
-        "status": status,
-        "required_action": _required_action(pending) if status == "requires_action" else None,
-        "last_error": _last_error(error, choices) if status == "failed" else None,
-        "expires_at": None,
-        "started_at": None,
-        "cancelled_at": None,
-        "failed_at": None,
-        "completed_at": None,
-        "incomplete_details": {"reason": reason} if reason else None,
-        "instructions": None,
-        "model": completion.get("model") or asked.get("model"),
+    object = objects.run(
+        run.id,
+        created_at=as_seconds(completion.get("created")),
+        status=status,
+        required_action=_required_action(pending) if status == "requires_action" else None,
+        last_error=_last_error(error, choices) if status == "failed" else None,
+        incomplete_details={"reason": reason} if reason else None,
+        model=completion.get("model") or asked.get("model"),
         **{key: asked.get(key) for key in _SAME},
-        "max_prompt_tokens": None,
-        "max_completion_tokens": asked.get("max_completion_tokens", asked.get("max_tokens")),
-        "truncation_strategy": None,
-        "usage": _usage(completion),
-        "extras": {
+        max_completion_tokens=asked.get("max_completion_tokens", asked.get("max_tokens")),
+        usage=_usage(completion),
+        extras={
             key: found
             for key in _EXTRAS
             if (found := completion["service_tier"] if key == "service_tier" and "service_tier" in completion else asked.get(key))
             is not None
         },
-    }
+    )
     steps: list[EntityView] = []
     messages: list[EntityView] = []
     for choice in choices:
-        steps += _steps(run, choice, status)
-        if (message := _message(run, choice)) is not None:
+        steps += _steps(run, object, choice)
+        if (message := _message(object, choice)) is not None:
             messages.append(message)
     return Shown(object, steps, messages, source_object=completion or None, status=status)
 
@@ -114,9 +104,9 @@ def calls_of(message: Any) -> Iterator[tuple[str | None, str, bool]]:
     calls = message.get("tool_calls")
     for call in [*(calls if isinstance(calls, list) else ()), {"function": message.get("function_call")}]:
         if isinstance(call, dict) and (isinstance(call.get("function"), dict) or isinstance(call.get("custom"), dict)):
-            inner = _object(call.get("function")) or _object(call.get("custom"))
+            inner = as_object(call.get("function")) or as_object(call.get("custom"))
             id = call_id(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
-            yield _text(inner.get("name")), id, id == call.get("id")
+            yield as_text(inner.get("name")), id, id == call.get("id")
 
 
 def call_id(id: Any, name: Any, arguments: Any) -> str:
@@ -196,8 +186,8 @@ def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice
         while index in taken:
             index += 1
         taken.add(index)
-        message = _object(choice.get("message"))
-        finish_reason = _text(choice.get("finish_reason")) or None
+        message = as_object(choice.get("message"))
+        finish_reason = as_text(choice.get("finish_reason")) or None
         status = _choice_status(finish_reason)
         calls = [
             (_with_output(call, answered), status == "completed" and call["id"] not in answered) for call in _tool_calls(message)
@@ -219,17 +209,17 @@ def _tool_calls(message: Object) -> Iterator[Object]:
     for call in [*(calls if isinstance(calls, list) else ()), *([{"function": legacy}] if isinstance(legacy, dict) else [])]:
         if not isinstance(call, dict):
             continue
-        kind = _text(call.get("type")) or ("custom" if "custom" in call and "function" not in call else "function")
-        inner = _object(call.get(kind))
+        kind = as_text(call.get("type")) or ("custom" if "custom" in call and "function" not in call else "function")
+        inner = as_object(call.get(kind))
         id = call_id(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
         rest = {key: value for key, value in call.items() if key not in ("index", "id", "type", kind)}
         if kind == "function":
-            inner = {"name": inner.get("name"), "arguments": _as_text(inner.get("arguments"))}
+            inner = {"name": inner.get("name"), "arguments": as_output(inner.get("arguments"))}
         yield {"id": id, "type": kind, kind: inner, **rest}
 
 
 def _with_output(call: Object, answered: Mapping[str, Any]) -> Object:
-    return {**call, call["type"]: {**call[call["type"]], "output": _as_text(answered.get(call["id"]))}}
+    return {**call, call["type"]: {**call[call["type"]], "output": as_output(answered.get(call["id"]))}}
 
 
 # The run
@@ -259,7 +249,7 @@ def _last_error(error: Any, choices: list[Choice]) -> Object:
     if isinstance(error, dict):
         code = error.get("code") if error.get("code") is not None else error.get("type")
         message = error.get("message")
-        return {"code": None if code is None else str(code), "message": _as_text(message) or "the server gave no reason"}
+        return {"code": None if code is None else str(code), "message": as_output(message) or "the server gave no reason"}
     choice = next(choice for choice in choices if choice.status == "failed")
     return {"code": choice.finish_reason, "message": f"choice {choice.number} finished with {choice.finish_reason}"}
 
@@ -271,8 +261,8 @@ def _usage(completion: Object) -> Object | None:
         found: Object = {**dict.fromkeys(_COUNTED), **usage}
         details = usage.get("prompt_tokens_details")
         cached = next((usage[key] for key in ("prompt_cache_hit_tokens", "cached_tokens") if type(usage.get(key)) is int), None)
-        if cached is not None and "cached_tokens" not in _object(details):
-            found["prompt_tokens_details"] = {**_object(details), "cached_tokens": cached}
+        if cached is not None and "cached_tokens" not in as_object(details):
+            found["prompt_tokens_details"] = {**as_object(details), "cached_tokens": cached}
         return found
     if isinstance(timings, dict) and type(timings.get("predicted_n")) is int:
         said, read, cached = timings["predicted_n"], timings.get("prompt_n"), timings.get("cache_n")
@@ -289,7 +279,7 @@ def _usage(completion: Object) -> Object | None:
 # Steps and messages
 
 
-def _steps(run: MergedRun, choice: Choice, status: str) -> Iterator[EntityView]:
+def _steps(run: MergedRun, object: Object, choice: Choice) -> Iterator[EntityView]:
     """The steps of a choice, in order; all but the last are done where the next has begun."""
     found: list[tuple[str, Object]] = []
     reasoning = _reasoning(choice.message)
@@ -300,55 +290,25 @@ def _steps(run: MergedRun, choice: Choice, status: str) -> Iterator[EntityView]:
         found.append(("message_creation", {"message_id": f"{run.id}:{choice.number}:message"}))
     if choice.calls:
         found.append(("tool_calls", [call for call, _ in choice.calls]))  # type: ignore[arg-type]
+    broken = object["status"] if run.terminal and object["status"] in ("failed", "incomplete") else None
     for number, (type, details) in enumerate(found, 1):
         id = f"{run.id}:{choice.number}:{type}"
         own = "completed" if number < len(found) else choice.status
         if type == "tool_calls" and any(waits for _, waits in choice.calls):
             own = "in_progress"
-        derived = status if own == "in_progress" and run.terminal and status in ("failed", "incomplete") else None
-        step = {
-            "id": id,
-            "object": "thread.run.step",
-            "created_at": None,
-            "run_id": run.id,
-            "thread_id": None,
-            "assistant_id": None,
-            "type": type,
-            "status": own,
-            "step_details": {"type": type, type: details},
-            "last_error": None,
-            "expired_at": None,
-            "cancelled_at": None,
-            "failed_at": None,
-            "completed_at": None,
-            "metadata": None,
-            "usage": None,
-        }
+        derived = broken if own == "in_progress" else None
+        step = objects.step(object, id, type, own, {"type": type, type: details})
         yield EntityView(id, step, own != "in_progress", derived)
 
 
-def _message(run: MergedRun, choice: Choice) -> EntityView | None:
+def _message(object: Object, choice: Choice) -> EntityView | None:
     content = _content(choice.message)
     if not content:
         return None
-    id = f"{run.id}:{choice.number}:message"
+    id = f"{object['id']}:{choice.number}:message"
     reason = _MESSAGE_REASONS.get(_INCOMPLETE.get((choice.finish_reason or "").lower()) or "")
-    message: Object = {
-        "id": id,
-        "object": "thread.message",
-        "created_at": None,
-        "thread_id": None,
-        "run_id": run.id,
-        "assistant_id": None,
-        "role": _text(choice.message.get("role")) or "assistant",
-        "status": "incomplete" if choice.status in ("failed", "incomplete") else choice.status,
-        "incomplete_details": {"reason": reason} if reason else None,
-        "completed_at": None,
-        "incomplete_at": None,
-        "content": content,
-        "attachments": None,
-        "metadata": None,
-    }
+    own = "incomplete" if choice.status in ("failed", "incomplete") else choice.status
+    message = objects.message(object, id, as_text(choice.message.get("role")) or "assistant", own, content, reason)
     audio = choice.message.get("audio")
     if isinstance(audio, dict):
         kept, sound = {key: audio.get(key) for key in ("id", "expires_at")}, audio.get("data")
@@ -364,7 +324,7 @@ def _content(message: Object) -> list[Object]:
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
         content = "".join(text for text in texts if isinstance(text, str))
-    said = content if isinstance(content, str) and content else _text(_object(message.get("audio")).get("transcript"))
+    said = content if isinstance(content, str) and content else as_text(as_object(message.get("audio")).get("transcript"))
     annotations = message.get("annotations")
     found: list[Object] = []
     if said:
@@ -383,29 +343,8 @@ def _reasoning(message: Object) -> str:
             return str(message[key])
     details, content = message.get("reasoning_details"), message.get("content")
     entries = details if isinstance(details, list) else []
-    said = [_text(entry.get("text")) or _text(entry.get("summary")) or "" for entry in entries if isinstance(entry, dict)]
+    said = [as_text(entry.get("text")) or as_text(entry.get("summary")) or "" for entry in entries if isinstance(entry, dict)]
     for part in content if isinstance(content, list) else ():
         if isinstance(part, dict) and part.get("type") == "thinking" and isinstance(part.get("thinking"), list):
-            said += [_text(inner.get("text")) or "" for inner in part["thinking"] if isinstance(inner, dict)]
+            said += [as_text(inner.get("text")) or "" for inner in part["thinking"] if isinstance(inner, dict)]
     return "".join(said)
-
-
-# Values
-
-
-def _object(value: Any) -> Object:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _as_text(value: Any) -> str | None:
-    """An output as the text that runs have: one of several parts as its JSON."""
-    return value if value is None or isinstance(value, str) else jsontext.dumps(value)
-
-
-def _seconds(value: Any) -> int | None:
-    at = stamp(value)
-    return int(at) if at is not None and abs(at) < 2**53 else None

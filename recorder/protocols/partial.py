@@ -251,6 +251,11 @@ class Partial:
         part.family(family)[id] = found
         return part, found, new
 
+    def unparsable(self, position: int, offset_us: int, type: str, data: str) -> None:
+        """Say of the run that the connection is about, or of the stream, that an event's data is no JSON object."""
+        part = self.part(self.run_key or STREAM, position, offset_us)
+        part.anomaly(position, "unparsable", f"{type or 'message'}: {data[:200]}")
+
     def restart(self, key: str, position: int, offset_us: int) -> Part:
         """A new part in place of one that turned out to be of another run."""
         old = self.parts.pop(key)

@@ -47,3 +47,29 @@ def error(payload: Any) -> dict[str, Any]:
         return {"code": None, "type": None, "message": nested, "param": None}
     found = nested if isinstance(nested, dict) else payload if isinstance(payload, dict) else {}
     return {key: found.get(key) for key in ("code", "type", "message", "param")}
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """The object that a value is; an empty one where it is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """The list that a value is; an empty one where it is something else."""
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: Any) -> str | None:
+    """The text that a value is; None where it is something else."""
+    return value if isinstance(value, str) else None
+
+
+def as_output(value: Any) -> str | None:
+    """An output as the text that runs have: one of several parts as its JSON."""
+    return value if value is None or isinstance(value, str) else jsontext.dumps(value)
+
+
+def as_seconds(value: Any) -> int | None:
+    """A time in whole seconds, None where a value is none or no database's integer holds it exactly."""
+    at = stamp(value)
+    return int(at) if at is not None and abs(at) < 2**53 else None

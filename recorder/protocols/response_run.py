@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.protocols.payload import is_id, stamp
+from recorder.protocols import objects
+from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 Object = dict[str, Any]
@@ -30,7 +31,7 @@ CALLS = frozenset(
 """Item types that the client may have to answer."""
 
 _HOSTED: dict[str, Callable[[Object], bool]] = {
-    "shell_call": lambda item: _object(item.get("environment")).get("type") not in (None, "local"),
+    "shell_call": lambda item: as_object(item.get("environment")).get("type") not in (None, "local"),
     "tool_search_call": lambda item: item.get("execution") != "client",
 }
 """Where the server answers them itself."""
@@ -103,44 +104,34 @@ def answered_call(item: Any) -> tuple[str, Any] | None:
 def _run(run: MergedRun, pending: list[Object]) -> Object:
     response = run.object
     conversation = response.get("conversation")
-    created_at, completed_at = stamp(response.get("created_at")), stamp(response.get("completed_at"))
     error, details = response.get("error"), response.get("incomplete_details")
-    reason = _text(_object(details).get("reason"))
-    instructions = response.get("instructions")
+    reason = as_text(as_object(details).get("reason"))
     status = response.get("status")
-    return {
-        "id": run.id,
-        "object": "thread.run",
-        "created_at": _seconds(created_at),
-        "thread_id": _object(conversation).get("id") if isinstance(conversation, dict) else _text(conversation),
-        "assistant_id": _assistant(response),
-        "status": status if isinstance(status, str) else "in_progress" if run.families else None,
-        "required_action": _required_action(pending),
-        "last_error": {**_object(error), "code": error.get("code"), "message": error.get("message")}
-        if isinstance(error, dict)
-        else None,
-        "expires_at": None,
-        "started_at": None,
-        "cancelled_at": None,
-        "failed_at": None,
-        "completed_at": _seconds(completed_at),
-        "incomplete_details": {"reason": _REASONS.get(reason or "", reason)} if isinstance(details, dict) else None,
-        "instructions": instructions if instructions is None or isinstance(instructions, str) else jsontext.dumps(instructions),
+    return objects.run(
+        run.id,
+        created_at=as_seconds(response.get("created_at")),
+        thread_id=as_object(conversation).get("id") if isinstance(conversation, dict) else as_text(conversation),
+        assistant_id=_assistant(response),
+        status=status if isinstance(status, str) else "in_progress" if run.families else None,
+        required_action=_required_action(pending),
+        last_error={**error, "code": error.get("code"), "message": error.get("message")} if isinstance(error, dict) else None,
+        completed_at=as_seconds(response.get("completed_at")),
+        incomplete_details={"reason": _REASONS.get(reason or "", reason)} if isinstance(details, dict) else None,
+        instructions=as_output(response.get("instructions")),
         **{key: response.get(key) for key in _SAME},
-        "max_prompt_tokens": None,
-        "max_completion_tokens": response.get("max_output_tokens"),
-        "truncation_strategy": {"type": response["truncation"]} if isinstance(response.get("truncation"), str) else None,
-        "response_format": _object(response.get("text")).get("format"),
-        "usage": _usage(response.get("usage")),
-        "extras": {key: response[key] for key in _EXTRAS if response.get(key) is not None},
-    }
+        max_completion_tokens=response.get("max_output_tokens"),
+        truncation_strategy={"type": response["truncation"]} if isinstance(response.get("truncation"), str) else None,
+        response_format=as_object(response.get("text")).get("format"),
+        usage=_usage(response.get("usage")),
+        extras={key: response[key] for key in _EXTRAS if response.get(key) is not None},
+    )
 
 
 def _assistant(response: Object) -> str | None:
     """The prompt that was used, or the agent (of Foundry) that answered."""
-    prompt = _text(_object(response.get("prompt")).get("id"))
-    agent = _object(response.get("agent") or response.get("agent_reference"))
-    return prompt or _text(agent.get("id")) or _text(agent.get("name"))
+    prompt = as_text(as_object(response.get("prompt")).get("id"))
+    agent = as_object(response.get("agent") or response.get("agent_reference"))
+    return prompt or as_text(agent.get("id")) or as_text(agent.get("name"))
 
 
 def _usage(usage: Any) -> Object | None:
@@ -222,10 +213,10 @@ def _assembled(item: Object, parts: list[tuple[str, int, Object]]) -> Object:
             item |= object
     commands = [object.get("command", "") for of, _, object in parts if of == "command"]
     if commands:
-        item["action"] = {**_object(item.get("action")), "commands": commands}
+        item["action"] = {**as_object(item.get("action")), "commands": commands}
     for of, _, object in parts:
         if of == "operation":
-            item["operation"] = {**_object(item.get("operation")), **object}
+            item["operation"] = {**as_object(item.get("operation")), **object}
         elif of == "shell_output":
             whole = object.get("output")
             have = item["output"] if isinstance(item.get("output"), list) else []
@@ -282,7 +273,7 @@ def _call_id(item: Object) -> str | None:
 
 
 def _is_pending(item: Object, outputs: _Outputs) -> bool:
-    type = _text(item.get("type")) or ""
+    type = as_text(item.get("type")) or ""
     hosted = _HOSTED.get(type)
     return type in CALLS and not (hosted and hosted(item)) and _call_id(item) not in outputs.by_call
 
@@ -292,8 +283,8 @@ def _is_pending(item: Object, outputs: _Outputs) -> bool:
 
 def _step(run: MergedRun, object: Object, item: Item, id: str, outputs: _Outputs) -> EntityView:
     of_item = item.object
-    type = _text(of_item.get("type"))
-    status = _text(of_item.get("status"))
+    type = as_text(of_item.get("type"))
+    status = as_text(of_item.get("status"))
     error = of_item.get("error")
     if status is None:
         status = "completed" if item.final else "in_progress"
@@ -306,25 +297,7 @@ def _step(run: MergedRun, object: Object, item: Item, id: str, outputs: _Outputs
         status = "in_progress"
     derived = object["status"] if status == "in_progress" and object["status"] in _TERMINAL and not waits else None
     step_type, details = _details(item, id, outputs)
-    step = {
-        "id": id,
-        "object": "thread.run.step",
-        "created_at": None,
-        "run_id": run.id,
-        "thread_id": object["thread_id"],
-        "assistant_id": object["assistant_id"],
-        "type": step_type,
-        "status": status,
-        "position": item.number,
-        "step_details": details,
-        "last_error": _last_error(error),
-        "expired_at": None,
-        "cancelled_at": None,
-        "failed_at": None,
-        "completed_at": None,
-        "metadata": None,
-        "usage": None,
-    }
+    step = objects.step(object, id, step_type, status, details, position=item.number, last_error=_last_error(error))
     return EntityView(id, step, status != "in_progress", derived)
 
 
@@ -333,14 +306,14 @@ def _last_error(error: Any) -> Object | None:
         return None
     if isinstance(error, dict):
         code = error.get("code") if error.get("code") is not None else error.get("type")
-        return {"code": None if code is None else str(code), "message": _text(error.get("message"))}
+        return {"code": None if code is None else str(code), "message": as_text(error.get("message"))}
     return {"code": None, "message": error if isinstance(error, str) else jsontext.dumps(error)}
 
 
 def _details(item: Item, id: str, outputs: _Outputs) -> tuple[str, Object]:
     """(step type, step_details) of an item."""
     of_item = item.object
-    type = _text(of_item.get("type"))
+    type = as_text(of_item.get("type"))
     if type == "message":
         return "message_creation", {"type": "message_creation", "message_creation": {"message_id": id}}
     if type == "reasoning":
@@ -382,12 +355,12 @@ def _call(item: Object, output: Any, where: Object | None = None) -> Object:
 def _function(item: Object, output: Any, where: Object) -> Object:
     return {
         "type": "function",
-        "function": {"name": item.get("name"), "arguments": item.get("arguments"), "output": _as_text(output)},
+        "function": {"name": item.get("name"), "arguments": item.get("arguments"), "output": as_output(output)},
     }
 
 
 def _custom(item: Object, output: Any, where: Object) -> Object:
-    return {"type": "custom", "custom": {"name": item.get("name"), "input": item.get("input"), "output": _as_text(output)}}
+    return {"type": "custom", "custom": {"name": item.get("name"), "input": item.get("input"), "output": as_output(output)}}
 
 
 def _file_search(item: Object, output: Any, where: Object) -> Object:
@@ -485,25 +458,12 @@ _BUILDERS: dict[str, Callable[[Object, Any, Object], Object]] = {
 
 def _message(run: MergedRun, object: Object, item: Item, id: str) -> EntityView:
     of_item = item.object
-    status = _text(of_item.get("status")) or ("completed" if item.final else "in_progress")
-    content = of_item.get("content")
-    reason = _MESSAGE_REASONS.get(_text(_object(run.object.get("incomplete_details")).get("reason")) or "")
-    message = {
-        "id": id,
-        "object": "thread.message",
-        "created_at": None,
-        "thread_id": object["thread_id"],
-        "run_id": run.id,
-        "assistant_id": object["assistant_id"],
-        "role": of_item.get("role") or "assistant",
-        "status": status,
-        "incomplete_details": {"reason": reason} if status == "incomplete" and reason else None,
-        "completed_at": None,
-        "incomplete_at": None,
-        "content": [_content(part) for part in (content if isinstance(content, list) else ()) if isinstance(part, dict)],
-        "attachments": None,
-        "metadata": None,
-    }
+    status = as_text(of_item.get("status")) or ("completed" if item.final else "in_progress")
+    reason = _MESSAGE_REASONS.get(as_text(as_object(run.object.get("incomplete_details")).get("reason")) or "")
+    parts = [_content(part) for part in as_list(of_item.get("content")) if isinstance(part, dict)]
+    message = objects.message(
+        object, id, of_item.get("role") or "assistant", status, parts, reason if status == "incomplete" else None
+    )
     if of_item.get("phase") is not None:
         message["extras"] = {"phase": of_item["phase"]}
     return EntityView(id, message, status in ("completed", "incomplete"))
@@ -520,22 +480,5 @@ def _content(part: Object) -> Object:
 # Values
 
 
-def _object(value: Any) -> Object:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _id(value: Any) -> str | None:
     return value if is_id(value) else None
-
-
-def _as_text(value: Any) -> str | None:
-    """An output as the text that runs have: one of several parts as its JSON."""
-    return value if value is None or isinstance(value, str) else jsontext.dumps(value)
-
-
-def _seconds(at: float | None) -> int | None:
-    return int(at) if at is not None and abs(at) < 2**53 else None
