@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 import httpx
 
+from recorder.collect.asgi import Receive, Scope, Send, body_of, disconnected
 from recorder.collect.transport import Transport
 
 _OF_A_CONNECTION = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
 """RFC 9110, 7.6.1"""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Source(Protocol):
@@ -41,11 +37,11 @@ class App:
             await self._transport.aclose()
             await send({"type": "lifespan.shutdown.complete"})
         elif scope["type"] == "http":
-            body = await _body(receive)
+            body = await body_of(receive)
             if body is None:
                 return
             answering = asyncio.create_task(self._answer(scope, body, send))
-            gone = asyncio.create_task(_disconnected(receive))
+            gone = asyncio.create_task(disconnected(receive))
             try:
                 await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -73,20 +69,3 @@ class App:
             await send({"type": "http.response.body", "body": b""})
         except httpx.TransportError:  # what broke for the recorder breaks for its client
             scope["recorder.connection"].transport.close()
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The request's body; None where its client left before it was whole."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

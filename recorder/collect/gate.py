@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
 
 from recorder import jsontext
+from recorder.collect.asgi import Receive, Scope, Send
 
 TOKEN_HEADER = b"x-recorder-token"
 
 REALM = (b"WWW-Authenticate", b'Bearer realm="recorder"')
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 def admitted(token: str | None, headers: Iterable[tuple[bytes, bytes]], *bearing: bytes) -> bool:

@@ -8,18 +8,14 @@ import random
 import re
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import uvicorn
 
+from recorder.collect.asgi import Receive, Scope, Send
 from recorder.demo import objects
 from recorder.demo.objects import Object
 from recorder.demo.script import ASSISTANTS, AWAIT_OUTPUTS, CUT, MODEL, Beat, Mark, Outputs, Script
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _RUNS = re.compile(r"/v1/threads(?:/(?P<thread>thread_\w+))?/runs")
 _OUTPUTS = re.compile(r"/v1/threads/(?P<thread>thread_\w+)/runs/(?P<run>run_\w+)/submit_tool_outputs")

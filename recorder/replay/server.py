@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import ExitStack, aclosing
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ import httpx
 import sqlalchemy as sa
 
 from recorder import jsontext
+from recorder.collect.asgi import Receive, Scope, Send, body_of, disconnected
 from recorder.replay import library
 from recorder.replay.divergence import Watch
 from recorder.replay.faults import Fault, Faulted
@@ -56,9 +57,6 @@ _EARLY_SECONDS = 0.0005  # the loop's timers count in ms: what is this near is d
 
 _SESSION = re.compile(r"/s/([^/]+)(?=/)")
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Item = TypeVar("Item")
 
 
@@ -146,7 +144,7 @@ class Replayer:
     async def _beside(self, receive: Receive, answering: Any, leave: Callable[[], None] = lambda: None) -> None:
         """Answer until that is done, or the client has left."""
         playing = asyncio.create_task(answering)
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({playing, gone}, return_when=asyncio.FIRST_COMPLETED)
             if playing.done():
@@ -298,22 +296,12 @@ def _start(playback: Playback | Faulted, match: Match) -> dict[str, Any]:
 
 async def _asked(scope: Scope, receive: Receive) -> Asked | None:
     """The request, whole; None where its client left before it was."""
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = await body_of(receive)
+    if body is None:
+        return None
     content_type = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-    return Asked(scope["method"], path, query, bytes(body), content_type)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return Asked(scope["method"], path, query, body, content_type)
 
 
 def _error(message: str, code: str) -> dict[str, Any]:
