@@ -903,14 +903,10 @@ event_names = st.sampled_from([*assistants.HANDLERS, "done", "", "odd", "thread.
 objects = st.sampled_from([*assistants.OBJECT_HANDLERS, "odd", 5, []])
 
 
-@st.composite
-def mangled(draw: st.DrawFn) -> Event:
-    """A sound event with some of its values exchanged, at any depth."""
-    name, payload = draw(st.sampled_from([*said(), *asked(), *answered()]))
-    if not isinstance(payload, dict):
-        return name, payload
+def exchanged(draw: st.DrawFn, payload: Any, values: st.SearchStrategy[Any], most: int) -> Any:
+    """A copy of a payload with up to so many of its values exchanged, at any depth."""
     payload = json.loads(json.dumps(payload))
-    for _ in range(draw(st.integers(1, 2))):
+    for _ in range(draw(st.integers(1, most))):
         place: Any = payload
         while True:
             key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
@@ -918,7 +914,16 @@ def mangled(draw: st.DrawFn) -> Event:
                 break
             place = place[key]
         place[key] = draw(values)
-    return draw(st.just(name) | event_names), payload
+    return payload
+
+
+@st.composite
+def mangled(draw: st.DrawFn) -> Event:
+    """A sound event with some of its values exchanged, at any depth."""
+    name, payload = draw(st.sampled_from([*said(), *asked(), *answered()]))
+    if not isinstance(payload, dict):
+        return name, payload
+    return draw(st.just(name) | event_names), exchanged(draw, payload, values, 2)
 
 
 @st.composite

@@ -40,7 +40,7 @@ from tests.chatting import (
     saying,
     tool_call,
 )
-from tests.test_assistants import as_text, fed, values
+from tests.test_assistants import as_text, exchanged, fed, values
 from tests.test_chains import columns, outputs, record, told
 from tests.test_responses import body, texts
 from tests.writing import BORN, Event, contribution, data, frames, kinds, stream_id
@@ -1010,16 +1010,7 @@ def mangled(draw: st.DrawFn) -> Event:
     name, payload = draw(sound)
     if not isinstance(payload, dict):
         return name, payload
-    payload = json.loads(json.dumps(payload))
-    for _ in range(draw(st.integers(1, 3))):
-        place: Any = payload
-        while True:
-            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-            if not isinstance(place[key], (dict, list)) or not place[key] or draw(st.booleans()):
-                break
-            place = place[key]
-        place[key] = draw(values | indices)
-    return draw(st.just(name) | names), payload
+    return draw(st.just(name) | names), exchanged(draw, payload, values | indices, 3)
 
 
 @st.composite

@@ -37,7 +37,7 @@ from tests.responding import (
     typed,
     whole,
 )
-from tests.test_assistants import as_text, fed, values
+from tests.test_assistants import as_text, exchanged, fed, values
 from tests.writing import BORN, Event, contribution, data, frames, kinds
 
 Object = dict[str, Any]
@@ -972,16 +972,7 @@ sound = st.sampled_from([*LONG, *called(), *replied(id="resp_2"), *replied(creat
 def mangled(draw: st.DrawFn) -> Event:
     """A sound event with some of its values exchanged, at any depth."""
     name, payload = draw(sound)
-    payload = json.loads(json.dumps(payload))
-    for _ in range(draw(st.integers(1, 3))):
-        place: Any = payload
-        while True:
-            key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-            if not isinstance(place[key], (dict, list)) or not place[key] or draw(st.booleans()):
-                break
-            place = place[key]
-        place[key] = draw(values | indices | item_types)
-    return draw(st.just(name) | event_names), payload
+    return draw(st.just(name) | event_names), exchanged(draw, payload, values | indices | item_types, 3)
 
 
 @st.composite
