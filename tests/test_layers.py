@@ -86,6 +86,7 @@ FOLDER_ORDER = {
         "outcome",
         "decoding",
         "file",
+        "recording",
         "lease",
         "writer",
         "connection",

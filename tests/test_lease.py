@@ -20,7 +20,8 @@ from alembic import command
 from recorder import database, log
 from recorder.collect import lease, writer
 from recorder.collect.lease import Lease, mark_lost, writers
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.recording import Recording
+from recorder.collect.writer import Writer
 from recorder.log import Stream
 from recorder.projections import runner
 from recorder.projections.verify import verify

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 import recorder
 from recorder import database, log
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.recording import Recording
+from recorder.collect.writer import Writer
 from recorder.errors import UsageError
 from recorder.settings import SKIPPED_TYPES, Redact, Settings, load
 from tests.commands import ProxyProcess, answer, output

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from recorder import database, log, sse
 from recorder.collect import writer as writing_thread
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.recording import Recording
+from recorder.collect.writer import Writer
 from recorder.settings import Settings
 from tests.commands import until
 from tests.test_lease import leases, outcome, sound
@@ -219,7 +220,7 @@ def test_whatever_a_caller_does_nothing_is_raised(engine: sa.Engine, monkeypatch
         recording = begun(writer)
         recording.chunk(event(0))
         assert writer.flush(20)
-        with broken(monkeypatch, Writer, "_put", MemoryError()):
+        with broken(monkeypatch, Writer, "put", MemoryError()):
             for number in range(1, 4):
                 recording.chunk(event(number))
             recording.gap("said in vain")

@@ -25,8 +25,8 @@ import pytest
 import recorder
 from recorder import database, log
 from recorder.collect import exchange, secrets
+from recorder.collect.recording import Recording
 from recorder.collect.tee import tee_class
-from recorder.collect.writer import Recording
 from recorder.replay.transport import ReplayTransport
 from recorder.settings import QUEUE_BYTES
 from tests import leftovers, smalldisk

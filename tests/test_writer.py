@@ -14,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from recorder import database, log
+from recorder.collect.recording import Recording
 from recorder.collect.streamid import new_stream_id
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.writer import Writer
 from recorder.log import Stream
 from recorder.projections import runner
 from recorder.settings import Settings

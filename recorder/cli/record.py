@@ -22,8 +22,9 @@ from recorder.cli.opening import check_writable, freshen, opened
 from recorder.cli.output import counted, note
 from recorder.cli.parameters import configured
 from recorder.collect.proxy import Proxy
+from recorder.collect.recording import Recording
 from recorder.collect.serving import listen, serving
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.writer import Writer
 from recorder.errors import UsageError
 from recorder.log import Stream
 from recorder.settings import Settings

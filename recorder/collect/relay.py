@@ -14,7 +14,8 @@ from recorder.collect import exchange, gate, http1, secrets
 from recorder.collect.connection import Client, Connection
 from recorder.collect.http1 import Body, Head, Request, RequestReader, ResponseReader
 from recorder.collect.origin import Origin, said
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.recording import Recording
+from recorder.collect.writer import Writer
 
 logger = logging.getLogger(__name__)
 

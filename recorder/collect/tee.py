@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from recorder.collect import exchange, secrets
+from recorder.collect.recording import Recording
 from recorder.collect.sharing import Shared
-from recorder.collect.writer import Recording
 
 logger = logging.getLogger(__name__)
 

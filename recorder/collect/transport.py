@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 
 from recorder.collect import sharing
+from recorder.collect.recording import Recording
 from recorder.collect.tee import FAMILIES, Observer
-from recorder.collect.writer import Recording
 from recorder.database import DEFAULT_URL
 from recorder.settings import Settings, load
 

@@ -1,8 +1,7 @@
 """The writer: a queue, and the one thread that appends what is on it.
 
-A tee calls Recording.chunk() and goes on: that is a put on a queue, never a wait on a database and never an exception. The
-thread takes whatever is queued, decodes it, appends it in one transaction, and takes what has come meanwhile: an idle
-recorder commits each event at once, a busy one large batches.
+What a tee says of a stream (recording.py) is put on the queue. The thread takes whatever is there, decodes it, appends it in one
+transaction, and takes what has come meanwhile: an idle recorder commits each event at once, a busy one large batches.
 
 Nothing ends the thread, and nothing is lost without being said. While the database fails, what is due is kept and tried again;
 when the queue is then full, chunks are dropped and counted, and a `$gap` says how many as soon as writing works again. A stream
@@ -24,17 +23,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from recorder import database, jsontext, log
-from recorder.collect.allowance import Allowance, limit_of
-from recorder.collect.decoding import KEPT, Closed, Decoding, Lost, Response, Said, Whole, gap, one_line
+from recorder.collect.decoding import KEPT, Closed, Lost, Said, gap, one_line
 from recorder.collect.file import File
 from recorder.collect.lease import RENEW_SECONDS, Lease, mark_lost
-from recorder.collect.outcome import Ending
-from recorder.collect.screen import Screen, Screens
+from recorder.collect.recording import ENTRY_COST, FULL, Entry, Recording, never_raising
+from recorder.collect.screen import Screens
 from recorder.collect.streamid import new_stream_id
 from recorder.errors import AppendConflict, DatabaseError
 from recorder.log import Row, Stream
@@ -56,181 +54,10 @@ COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 _RETRY_SECONDS = 0.2
 _OWED_SECONDS = 1.0  # until what could not be stored for a bug is tried again where nothing else comes
-_ENTRY_COST = 200  # bytes of memory of a queue entry beside its chunk
-_STREAM_COST = 2000  # of the entry that begins a stream, beside the request's body
 
-_FULL = "queue full"
 _MANY = 5  # failures of the thread in a row after which it gives up what it has at hand
 
-_never_raising = contextlib.suppress(Exception)
-
 Result = TypeVar("Result")
-
-
-class _Entry(NamedTuple):
-    """What was said of a stream; of its beginning None; of no stream a call that is to be made."""
-
-    recording: Recording | None
-    offset_us: int
-    said: Said | Callable[[], None] | None
-    cost: int
-
-
-class Recording:
-    """One stream on its way to the log. Any thread may call it, one at a time; nothing here blocks or raises."""
-
-    __slots__ = (
-        "_began",
-        "_dropped",
-        "_heard",
-        "_last_us",
-        "_response",
-        "_within",
-        "_writer",
-        "closed",
-        "decoding",
-        "epoch",
-        "fresh",
-        "given_up",
-        "head",
-        "kept",
-        "position",
-        "prefix",
-        "screen",
-        "stored",
-        "stream",
-        "strict",
-        "unwanted",
-    )
-
-    def __init__(self, writer: Writer, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> None:
-        self._writer = writer
-        self._began = time.perf_counter_ns() if began_ns is None else began_ns
-        self._last_us = 0
-        self._dropped = [0, 0]  # chunks, bytes
-        self._heard = False  # whether the writer knows of it; not while the queue is full
-        self._response: Response | None = None  # where that is to be said as soon as it does
-        self._within: Allowance | None = None  # of its body, where that has a limit
-        self.stream = stream
-        self.strict = strict
-        self.closed = False
-        self.unwanted = False  # whether it turned out not to be recorded
-        # Below: the writer thread's alone.
-        self.screen: Screen | None = None
-        self.decoding = Decoding()
-        self.head: Frame | None = None  # its `$response` as it was stored
-        self.position = 0
-        self.stored = False  # its row in streams
-        self.epoch = 0  # of the file that position and stored are about
-        self.prefix: list[Frame] = []  # what is to be said before anything else
-        self.fresh = 0  # chunks that are not stored yet
-        self.kept = [0, 0]  # chunks and bytes that are
-        self.given_up = False
-
-    @property
-    def ending(self) -> Ending:
-        """The marks that stand in the stream so far."""
-        return self.decoding.ending
-
-    def response(
-        self, status: int, headers: tuple[tuple[str, str], ...], content_type: str | None, content_encoding: str | None = None
-    ) -> None:
-        """The response began: its status, the headers that may be stored, and what its body is.
-
-        content_encoding: how the chunks that follow are encoded; where it is known, they are decoded for the log.
-        """
-        with _never_raising:
-            limit = limit_of(self._writer.settings, content_type, status)
-            self._within = Allowance(limit) if limit else None
-            said = Response(status, headers, content_type, content_encoding, limit)
-            if self._heard or self._begin():
-                self._writer._put(self, self.now(), said)
-            else:
-                self._response = said
-
-    def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
-        """A chunk of the body arrived: now, or when now() said so."""
-        if self.closed or self.unwanted or not (body := self._within.take(body) if self._within else body):
-            return
-        try:
-            now = self.now() if arrived_us is None else arrived_us
-            if self._writer.full(len(body)) or not (self._heard or self._begin()):
-                self._drop(len(body))
-                return
-            if self._dropped[0]:
-                self._tell_dropped(now)
-            self._writer._put(self, now, body, len(body))
-        except Exception:  # noqa: BLE001 - no memory is left: the application's stream goes on
-            self._drop(len(body))
-
-    def gap(self, reason: str) -> None:
-        """Something to be said about this place in the stream though no byte is missing."""
-        with _never_raising:
-            if self._heard and not self._writer.full(0):
-                self._writer._put(self, self.now(), Lost(0, 0, reason))
-
-    def whole(self) -> None:
-        """The body is through, if not the stream: what is held back of it, since more might come, can be stored."""
-        with _never_raising:
-            if self._heard:
-                self._writer._put(self, self.now(), Whole())
-
-    def end(self, closed: str, detail: str | None = None) -> None:
-        """The stream is over, with what was said of it. Only the first call counts.
-
-        closed: eof, cut, client_closed, no_response, or lost: its recorder was closed before it ended.
-        """
-        if self.closed:
-            return
-        self.closed = True
-        with _never_raising:
-            self._writer.open.discard(self)
-            if not (self._heard or self._begin()):
-                self._writer._unheard(*self._dropped)
-                return
-            now = self.now()
-            self._tell_dropped(now)
-            if self._within is not None and self._within.bytes:
-                self._writer._put(self, now, Lost(self._within.chunks, self._within.bytes, self._within.reason))
-            self._writer._put(self, now, Closed(closed, detail))
-
-    def at_ns(self, offset_us: int) -> int:
-        """When that was, by time.perf_counter_ns."""
-        return self._began + offset_us * 1000
-
-    def now(self) -> int:
-        """µs since the stream began, later than any before: two chunks need two offsets to stay two."""
-        now = max(self._last_us + 1, (time.perf_counter_ns() - self._began) // 1000)
-        self._last_us = now
-        return now
-
-    def _begin(self) -> bool:
-        """Tell the writer of the stream, where there is room for that; whether there was."""
-        writer, body = self._writer, self.stream.request_body or b""
-        if writer.full(_STREAM_COST + len(body)):
-            if not body or writer.full(_STREAM_COST):
-                return False
-            self.stream = self.stream._replace(request_body=None)
-            writer._overflows(len(body))
-        self._heard = True
-        writer._put(self, 0, None, _STREAM_COST + len(self.stream.request_body or b""))
-        if len(body) and self.stream.request_body is None:
-            writer._put(self, 0, Lost(0, 0, f"{_FULL}: the request's body of {len(body)} bytes is not recorded"))
-        if self._response is not None:
-            writer._put(self, self.now(), self._response)
-        return True
-
-    def _drop(self, size: int) -> None:
-        self._dropped[0] += 1
-        self._dropped[1] += size
-        self._writer._overflows(size)
-
-    def _tell_dropped(self, now: int) -> None:
-        """Say what could not be queued before, now that something can be."""
-        dropped, size = self._dropped
-        if dropped:
-            self._writer._put(self, now, Lost(dropped, size, _FULL))
-            self._dropped = [0, 0]
 
 
 class Writer:
@@ -267,12 +94,12 @@ class Writer:
         self._file = File(engine)
         self._epoch = 0  # how often another file took its place
         self._lease = Lease()
-        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._queue_bytes = self.settings.queue_bytes
         self._screens = Screens(self.settings)
         self._queued = 0
         self._taken = 0
-        self._entries: deque[_Entry] = deque()  # taken from the queue and not looked at yet
+        self._entries: deque[Entry] = deque()  # taken from the queue and not looked at yet
         self._due: dict[Recording, list[Frame]] = {}  # decoded and not stored yet
         self._upkeep_at = 0.0  # time.monotonic
         self._retry_at: float | None = None
@@ -310,13 +137,13 @@ class Writer:
             recording.closed = True
             return recording
         self.open.add(recording)
-        with _never_raising:
-            recording._begin()
+        with never_raising:
+            recording.begin()
         return recording
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Have `call` called (in the writer's thread) once all that is queued now is committed."""
-        self._put(None, 0, call)
+        self.put(None, 0, call)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that is queued now is committed; whether it was in time (seconds)."""
@@ -364,22 +191,22 @@ class Writer:
     def full(self, size: int) -> bool:
         """Whether this many bytes more would be over what may wait."""
         waiting = self._queued - self._taken
-        return waiting > 0 and waiting + size + _ENTRY_COST > self._queue_bytes
+        return waiting > 0 and waiting + size + ENTRY_COST > self._queue_bytes
 
     # The caller's side.
 
-    def _put(
-        self, recording: Recording | None, offset_us: int, said: Said | Callable[[], None] | None, size: int = _ENTRY_COST
+    def put(
+        self, recording: Recording | None, offset_us: int, said: Said | Callable[[], None] | None, size: int = ENTRY_COST
     ) -> None:
-        cost = size + _ENTRY_COST
+        cost = size + ENTRY_COST
         self._queued += cost  # a lost update between threads would only bend the bound a little
-        self._queue.put(_Entry(recording, offset_us, said, cost))
+        self._queue.put(Entry(recording, offset_us, said, cost))
 
-    def _overflows(self, size: int) -> None:
+    def overflows(self, size: int) -> None:
         self.dropped_bytes += size
         self._overflow += size
 
-    def _unheard(self, dropped: int, size: int) -> None:
+    def unheard(self, dropped: int, size: int) -> None:
         """A stream ended before there was room to say that it began."""
         with self._unsaid_lock:
             self.missing += 1
@@ -434,7 +261,7 @@ class Writer:
             entry = self._queue.get(timeout=0 if at_once else max(0.0, until - time.monotonic()))
             while entry is not None:
                 self._entries.append(entry)
-                size += entry.cost - _ENTRY_COST
+                size += entry.cost - ENTRY_COST
                 if size >= BATCH_BYTES or len(self._entries) >= BATCH_ENTRIES:
                     return
                 entry = self._queue.get_nowait()
@@ -442,7 +269,7 @@ class Writer:
             return
         self._last = True
 
-    def _decode(self, recording: Recording, entry: _Entry) -> int:
+    def _decode(self, recording: Recording, entry: Entry) -> int:
         """Put what an entry amounts to with what is due; how many bytes of a body it brought."""
         said = entry.said
         size = len(said) if isinstance(said, bytes) else len(recording.stream.request_body or b"") if said is None else 0
@@ -473,7 +300,7 @@ class Writer:
             (streams, lost, size), self._unsaid = self._unsaid, [0, 0, 0]
         now = datetime.now(UTC)
         recording = Recording(self, Stream(new_stream_id(), source="recorder", started_at=now, recorded_at=now))
-        said = Lost(lost, size, f"{_FULL}: {streams} streams are not recorded at all")
+        said = Lost(lost, size, f"{FULL}: {streams} streams are not recorded at all")
         frames = recording.decoding.frames
         self._due[recording] = [*frames(said, 0), *frames(Closed("lost", "the queue was full"), 0)]
 

@@ -13,8 +13,9 @@ import time
 import sqlalchemy as sa
 
 from recorder import database, log
+from recorder.collect.recording import Recording
 from recorder.collect.streamid import new_stream_id
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.writer import Writer
 from tests.benchmarks import generated
 from tests.benchmarks.bench import Bench, median, quantile
 from tests.benchmarks.report import Figure, at_most, number

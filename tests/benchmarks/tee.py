@@ -16,8 +16,9 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from recorder import record
+from recorder.collect.recording import Recording
 from recorder.collect.tee import FAMILIES
-from recorder.collect.writer import Recording, Writer
+from recorder.collect.writer import Writer
 from tests.benchmarks import generated
 from tests.benchmarks.append import remove_of
 from tests.benchmarks.bench import Bench, median, quantile, remove, rounds
