@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import as_object, text, utc
+from recorder.projections.runs import text, utc
+from recorder.protocols.payload import as_object
 from recorder.protocols.view import RunView
 from recorder.steps import Message
 

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import as_object, name, text, usage_columns, utc
+from recorder.projections.runs import name, text, usage_columns, utc
+from recorder.protocols.payload import as_object
 from recorder.protocols.view import EntityView, RunView
 from recorder.steps import ToolCall
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata
+from recorder.protocols.payload import as_object
 from recorder.protocols.view import RunView
 from recorder.steps import Usage
 
@@ -131,10 +132,6 @@ def usage_columns(usage: Any) -> dict[str, Any]:
     counted = Usage.of(as_object(usage))
     found = {name: tokens(getattr(counted, name)) for name in COUNTERS}
     return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def text(value: Any) -> str | None:
