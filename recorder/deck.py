@@ -40,8 +40,8 @@ from recorder.redaction import request as redaction
 from recorder.redaction.known import with_known
 from recorder.redaction.rules import Rules
 from recorder.replay import library
-from recorder.replay.match import Asked, exact_key
-from recorder.replay.transport import ReplayTransport
+from recorder.replay.match import exact_key
+from recorder.replay.transport import ReplayTransport, refusal
 from recorder.settings import Settings, load
 from recorder.sse import SSEDecoder, is_system
 from recorder.testing import MODES
@@ -238,14 +238,11 @@ class Deck:
         """The response to a request that nothing answers: 404, with an error that explains itself."""
         player = self._playing()
         assert player is not None
-        error = player.explained(self._redacted(request))
+        error = player.transport.explained(self._redacted(request))
         if self._again:
             error["error"]["message"] += f"; if that is meant, record it again: {self._again.format(mode='rewrite')}"
         self.unanswered.append(Unanswered(f"{request.method} {request.url.path}", str(error["error"]["message"])))
-        body = jsontext.dumps(error).encode()
-        family = family_of(request)
-        headers = {"content-type": "application/json", "content-length": str(len(body))}
-        return family.Response(404, headers=headers, stream=family.ByteStream(body))  # a content= could be read but once
+        return refusal(request, error)
 
     def recorder(self, asker: Transport) -> RecordingTransport:
         """What records that which asks."""
@@ -311,8 +308,6 @@ class _Player:
             engine.dispose()
         ids = [row.stream_id for row in rows]
         self.transport = ReplayTransport(*ids, db=self._db, speed=speed)
-        self._engine = database.connect(self._db)
-        self._exchanges = library.load(self._engine, ids)
         self._given: set[str] = set()
 
     def accepted(self, response: Any) -> Any:
@@ -324,17 +319,11 @@ class _Player:
         self._given.add(stream_id)
         return response
 
-    def explained(self, request: Any) -> dict[str, Any]:
-        path, _, query = request.url.raw_path.decode("latin-1").partition("?")
-        asked = Asked(request.method, path, query, request.content, request.headers.get("content-type"))
-        return library.not_found(self._engine, self._exchanges, asked)
-
     def unused(self) -> list[str]:
         """The exchanges that were not given to anybody, by their method and path."""
-        return [" ".join(one.path) for one in self._exchanges.exchanges if one.stream_id not in self._given]
+        return [" ".join(one.path) for one in self.transport.exchanges.exchanges if one.stream_id not in self._given]
 
     def close(self) -> None:
-        self._engine.dispose()
         self.transport.close()
         _remove(self._db)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import socket
 import sys
@@ -143,6 +144,18 @@ async def test_what_nothing_answers_is_a_404_that_names_the_nearest(kind: Kind, 
     assert (error["type"], error["code"]) == ("invalid_request_error", "recording_not_found")
     assert error["message"].startswith("recorder: no recording answers POST /v1/pace; the nearest is POST /v1/paced of stream")
     assert "x-recorder-stream" not in got.headers
+
+
+@pytest.mark.anyio
+async def test_that_404_can_be_read_as_it_comes(kind: Kind, db: str) -> None:
+    async with replaying(kind, db=db) as client:
+        response = await kind.begin(client, f"{BASE}/nothing")
+        chunks, body = kind.raw(response), b""
+        while (chunk := await following(chunks)) is not None:
+            body += chunk
+        await kind.close(response)
+    assert json.loads(body)["error"]["code"] == "recording_not_found"
+    assert response.headers["content-length"] == str(len(body))
 
 
 @pytest.mark.anyio

@@ -23,7 +23,7 @@ from recorder.replay import library
 from recorder.replay.divergence import Watch
 from recorder.replay.faults import Faulted, plan
 from recorder.replay.fidelity import Fidelity
-from recorder.replay.match import Asked, Match, Place
+from recorder.replay.match import Asked, Library, Match, Place
 from recorder.replay.playback import Playback, Timed
 from recorder.replay.volatile import Volatile
 
@@ -73,6 +73,15 @@ class ReplayTransport(Transport):
         self._fallback = fallback
         self._watch = Watch(self._engine, self._exchanges, planned, named=bool(ids))
 
+    @property
+    def exchanges(self) -> Library:
+        """What is replayed."""
+        return self._exchanges
+
+    def explained(self, request: Any) -> dict[str, Any]:
+        """What a client is told whose request nothing answers."""
+        return library.not_found(self._engine, self._exchanges, _asked(request))
+
     def report(self) -> dict[str, Any]:
         """What was asked so far and how it differs from what was recorded, as `/-/report` of `recorder serve` has it."""
         return self._watch.document()
@@ -81,7 +90,9 @@ class ReplayTransport(Transport):
         request.read()
         match, number = self._take(request)
         if match is None:
-            return self._fallback.handle_request(request) if self._fallback else self._refused(request)
+            if self._fallback:
+                return self._fallback.handle_request(request)
+            return refusal(request, self.explained(request))
         replayed = self._replayed(request, match, number)
         replayed.wait_for_head()
         return replayed.response(match)
@@ -90,7 +101,9 @@ class ReplayTransport(Transport):
         await request.aread()
         match, number = self._take(request)
         if match is None:
-            return await self._fallback.handle_async_request(request) if self._fallback else self._refused(request)
+            if self._fallback:
+                return await self._fallback.handle_async_request(request)
+            return refusal(request, self.explained(request))
         replayed = self._replayed(request, match, number)
         await replayed.wait_for_head_async()
         return replayed.response(match)
@@ -117,10 +130,6 @@ class ReplayTransport(Transport):
                 self._watch.saw(self._place, asked, match)
         return match and library.compared(self._engine, match, asked), number
 
-    def _refused(self, request: Any) -> Any:
-        error = jsontext.dumps(library.not_found(self._engine, self._exchanges, _asked(request))).encode()
-        return family_of(request).Response(404, headers={"content-type": "application/json"}, content=error)
-
     def _replayed(self, request: Any, match: Match, number: int) -> Any:
         stream_id, path = match.exchange.stream_id, match.exchange.path[1]
         recorded = library.playback(self._engine, stream_id)
@@ -128,6 +137,13 @@ class ReplayTransport(Transport):
         timed = playback.timed(self._speed, self._max_gap)
         late = None if self._speed is None else self._watch.fidelity
         return _stream_class(family_of(request))(family_of(request), playback, timed, _patience(request), late)
+
+
+def refusal(request: Any, error: dict[str, Any]) -> Any:
+    """A 404 with this error, for a request of either family."""
+    body, family = jsontext.dumps(error).encode(), family_of(request)
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    return family.Response(404, headers=headers, stream=family.ByteStream(body))  # a content= could not be read raw
 
 
 def play(
