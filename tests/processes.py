@@ -12,6 +12,7 @@ import multiprocessing.pool
 import os
 import random
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -28,6 +29,9 @@ if os.environ.get("WITHOUT_LETTING_GO"):  # the control: a recorder that does no
 import recorder
 from recorder.collect.hook import Hook
 
+_TLS = ssl.create_default_context()
+"""Made once: OpenSSL has locks that a child inherits as they are, so another thread must not be in it while its process forks."""
+
 
 class Speaker:
     """A client that is recorded, and what one process does with it."""
@@ -35,7 +39,7 @@ class Speaker:
     def __init__(self, db: str, url: str, name: str = "") -> None:
         self.url = url
         self.name = name
-        self.client = httpx.Client(timeout=60)
+        self.client = httpx.Client(timeout=60, verify=_TLS)
         self.hook: Hook = recorder.record(self.client, db)
 
     def ask(self, count: int, pause: float = 0.0) -> list[str]:
@@ -57,7 +61,7 @@ class Speaker:
     def renewed(self) -> None:
         """In a child: a connection of its own to the server, as a client that is used in both processes needs it anyway."""
         inherited = self.client
-        self.client = httpx.Client(timeout=60, transport=httpx.HTTPTransport())
+        self.client = httpx.Client(timeout=60, transport=httpx.HTTPTransport(verify=_TLS), verify=_TLS)
         self.client.event_hooks = inherited.event_hooks
         _inherited.append(inherited)
 

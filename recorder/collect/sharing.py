@@ -69,7 +69,8 @@ class Shared:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close(timeout)
-        self._engine.dispose()
+        with _lock:  # no fork in the midst of it, which would leave a child SQLite's locks as they are then
+            self._engine.dispose()
 
     def _leave_to_parent(self) -> None:
         _parents.append((self._engine, self._writer))
