@@ -6,7 +6,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,20 +15,24 @@ from recorder import database, jsontext, log
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.anomalies import anomalies
+from recorder.projections.failures import failures as failure_rows
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
-from recorder.projections.run_steps import run_steps, tool_calls
-from recorder.projections.runs import COUNTERS, runs
-from recorder.projections.sessions import FAILED_OUTCOMES, failed_streams, session_streams, sessions
-from recorder.projections.usage import usage_hourly, without_usage
+from recorder.projections.run_steps import run_steps
+from recorder.projections.runs import COUNTERS, runs, without_usage
+from recorder.projections.sessions import session_streams, sessions
+from recorder.projections.usage import SUMS, usage_daily, usage_hourly, usage_totals
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.view import Contribution, RunView
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-USAGE_BY = ("model", "assistant", "day", "hour", "protocol", "session")
-FAILURES_BY = ("code", "tool", "model")
+USAGE_BY = ("model", "assistant", "day", "hour", "protocol", "session", "label")
+FAILURES_BY = ("kind", "code", "tool", "model")
+
+KEY_OF = {by: {"assistant": "assistant_id", "session": "session_id"}.get(by, by) for by in USAGE_BY}
+"""What a row's group is called."""
 
 _BY_START = (sa.func.coalesce(runs.c.created_at, runs.c.observed_at), runs.c.observed_at, runs.c.run_id)
 """Orders runs by their start: what the API says of it is in whole seconds, and of some it says nothing."""
@@ -284,104 +288,171 @@ def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[s
 
 
 def usage(
-    connection: sa.Connection, by: str | None = None, since: datetime | None = None, until: datetime | None = None
+    connection: sa.Connection,
+    by: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    zone: tzinfo = UTC,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Token sums, over all runs or by one of USAGE_BY. A sum of unknown values is null, and runs without usage are counted.
 
-    since and until are of the runs' creation. The rollup answers where it can; a session, or a time within an hour, is summed
-    from the runs themselves.
+    since and until are of the runs' creation. zone: whose days and hours those are. limit: the latest sessions or labels, or
+    of anything else the first. The rollups answer where they can; a time within an hour is summed from the runs themselves.
     """
-    whole_hours = all(at is None or at == at.replace(minute=0, second=0, microsecond=0) for at in (since, until))
-    table = runs if by == "session" or not whole_hours else usage_hourly
-    from_runs = table is runs
-    hour = table.c.hour
-    key: dict[str | None, tuple[str, sa.ColumnElement[Any]]] = {
-        "model": ("model", table.c.model),
-        "assistant": ("assistant_id", table.c.assistant_id),
-        "protocol": ("protocol", table.c.protocol),
-        "hour": ("hour", hour),
-        "day": (
-            "day",
-            sa.func.substr(
-                sa.cast(hour if connection.dialect.name == "sqlite" else sa.func.timezone("UTC", hour), sa.Text), 1, 10
-            ),
-        ),
-        **({"session": ("session_id", runs.c.session_id)} if from_runs else {}),
-    }
-    counted: list[sa.ColumnElement[Any]] = [
-        sa.func.count() if from_runs else sa.func.coalesce(sa.func.sum(table.c.runs), 0),
-        sa.func.coalesce(sa.func.sum(without_usage() if from_runs else table.c.runs_without_usage), 0),
-        *(sa.func.sum(table.c[name]) for name in COUNTERS),
-    ]
-    began = sa.func.coalesce(runs.c.created_at, runs.c.hour) if from_runs else hour
-    chosen = sa.select(*([key[by][1]] if by else []), *counted)
-    if since is not None:
-        chosen = chosen.where(began >= since)
-    if until is not None:
-        chosen = chosen.where(began < until)
-    if by:
-        chosen = chosen.group_by(key[by][1]).order_by(key[by][1])
-    names = ([key[by][0]] if by else []) + ["runs", "runs_without_usage", *COUNTERS]
-    result = []
-    for values in connection.execute(chosen):
-        row = dict(zip(names, values, strict=True))
-        for name in names[1 if by else 0 :]:
-            row[name] = None if row[name] is None else int(row[name])
-        if by:
-            row[names[0]] = json_value(row[names[0]]) or None
-        result.append(row)
-    return result
+    if by in ("session", "label") and since is None and until is None:
+        return _usage_of_sessions(connection, by, limit)
+    sources = _usage_sources(by, since, until, zone)
+    parts = [_sums_of(table, by, where, zone) for table, where in sources]
+    found: dict[Any, dict[str, Any]] = {}
+    for key, *values in connection.execute(sa.union_all(*parts) if len(parts) > 1 else parts[0]):
+        key = _group(by, key, zone)
+        row = found.setdefault(key, {**({KEY_OF[by]: key} if by else {}), **dict.fromkeys(SUMS)})
+        for name, value in zip(SUMS, values, strict=True):
+            if value is not None:
+                row[name] = (row[name] or 0) + int(value)
+    if by is None and not found:
+        found[None] = dict.fromkeys(SUMS)
+    for row in found.values():
+        row["runs"], row["runs_without_usage"] = row["runs"] or 0, row["runs_without_usage"] or 0
+    ordered = list(found) if by in ("session", "label") else sorted(found, key=lambda key: (key is None, str(key)))
+    return [found[key] for key in ordered if by is None or found[key]["runs"]][:limit]
 
 
-def failures(connection: sa.Connection, by: str | None = None) -> list[dict[str, Any]]:
-    """Runs that failed, expired or came out incomplete, and streams that ended in an error; or how many, by one of FAILURES_BY.
+def _usage_sources(
+    by: str | None, since: datetime | None, until: datetime | None, zone: tzinfo
+) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
+    """The tables that answer, and what of each: whole days from days, the hours before and after from hours.
 
-    A run whose stream carried an error event counts, with status `unknown` where its end was not seen.
+    From the runs themselves where sessions, labels, a time within an hour, or hours that are not UTC's are asked for.
     """
-    chosen = sa.select(runs).where(runs.c.failed).order_by(runs.c.hour, runs.c.created_at, runs.c.run_id)
-    found: list[dict[str, Any]] = []
-    for run in connection.execute(chosen).mappings():
-        at = run["failed_at"] or run["completed_at"] or run["created_at"] or run["hour"]
-        found.append(
-            {
-                "run_id": run["run_id"],
-                "status": run["status"] if run["state"] == "ended" else "unknown" if run["state"] == "unknown" else run["status"],
-                "code": run["last_error_code"] or run["incomplete_reason"] or run["error_code"] or run["status"],
-                "message": run["last_error_message"] or run["error_message"],
-                "model": run["model"],
-                "stream_id": run["stream_id"],
-                "session_id": run["session_id"],
-                "at": json_value(at),
-            }
-        )
-    alone = failed_streams(connection, sa.true())
-    ended = (
-        sa.select(session_streams).where(session_streams.c.outcome.in_(FAILED_OUTCOMES)).order_by(session_streams.c.started_at)
+    whole = all(at is None or (at.minute, at.second, at.microsecond) == (0, 0, 0) for at in (since, until))
+    if by in ("session", "label") or not whole or (by in ("day", "hour") and not _has_whole_hours(zone)):
+        return [(runs, _between(runs.c.began_at, since, until))]
+    if by == "hour" or (by == "day" and zone is not UTC):
+        return [(usage_totals, _between(usage_totals.c.hour, since, until))]
+    first = None if since is None else since.astimezone(UTC).replace(hour=0)
+    if first is not None and since is not None and first < since:
+        first += timedelta(days=1)
+    last = None if until is None else until.astimezone(UTC).replace(hour=0)
+    if first is not None and last is not None and first > last:
+        return [(usage_hourly, _between(usage_hourly.c.hour, since, until))]
+    days = usage_daily.c.day
+    within = sa.and_(
+        sa.true() if first is None else days >= first.date().isoformat(),
+        sa.true() if last is None else days < last.date().isoformat(),
     )
-    for stream in connection.execute(ended).mappings():
-        if stream["stream_id"] not in alone:
-            continue
-        code = stream["error_code"] or (str(stream["status"]) if stream["status"] else stream["outcome"])
-        found.append(
-            {
-                "run_id": None,
-                "status": stream["outcome"],
-                "code": code,
-                "message": stream["error_message"],
-                "model": None,
-                "stream_id": stream["stream_id"],
-                "session_id": stream["session_id"],
-                "at": json_value(stream["started_at"]),
-            }
+    sources: list[tuple[sa.Table, sa.ColumnElement[bool]]] = [(usage_daily, within)]
+    if first is not None and first != since:
+        sources.append((usage_hourly, _between(usage_hourly.c.hour, since, first)))
+    if last is not None and last != until:
+        sources.append((usage_hourly, _between(usage_hourly.c.hour, last, until)))
+    return sources
+
+
+def _has_whole_hours(zone: tzinfo) -> bool:
+    """Whether a zone's hours begin where UTC's do (India's do not, and neither do most before there were zones)."""
+    offsets = (datetime(year, month, 1, tzinfo=UTC).astimezone(zone).utcoffset() for year in (2020, 2026) for month in (1, 7))
+    return all(offset is not None and offset % timedelta(hours=1) == timedelta(0) for offset in offsets)
+
+
+def _between(column: sa.ColumnElement[Any], since: datetime | None, until: datetime | None) -> sa.ColumnElement[bool]:
+    return sa.and_(sa.true() if since is None else column >= since, sa.true() if until is None else column < until)
+
+
+def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zone: tzinfo) -> sa.Select[Any]:
+    """A row for each group: its key, then SUMS."""
+    key: sa.ColumnElement[Any] = sa.null()
+    if by in ("day", "hour") and table is not usage_daily:
+        key = _quarter(table.c.began_at) if table is runs else table.c.hour
+    elif by:
+        key = table.c[KEY_OF[by]]
+    counted: list[sa.ColumnElement[Any]] = (
+        [sa.func.count(), sa.func.sum(without_usage())]
+        if table is runs
+        else [sa.func.sum(table.c.runs), sa.func.sum(table.c.runs_without_usage)]
+    )
+    chosen = sa.select(key.label("key"), *counted, *(sa.func.sum(table.c[name]) for name in COUNTERS)).where(where)
+    if by in ("session", "label"):
+        return chosen.group_by(key).order_by(sa.func.max(table.c.began_at).desc(), key)
+    return chosen.group_by(key) if by else chosen
+
+
+def _quarter(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The quarter of an hour that a time is in, since 1970: every zone of today begins its hours with one."""
+    return sa.cast(sa.func.floor(sa.extract("epoch", column) / 900), sa.BigInteger)
+
+
+def _group(by: str | None, key: Any, zone: tzinfo) -> Any:
+    """A group as its row says it: '' is null, a time is a day or hour of the zone."""
+    if by in ("day", "hour") and key is not None and not isinstance(key, str):
+        at = (datetime.fromtimestamp(key * 900, UTC) if isinstance(key, int) else key).astimezone(zone)
+        if by == "day":
+            return at.date().isoformat()
+        start = at.replace(minute=0, second=0, microsecond=0)
+        return json_value(start) if zone is UTC else start.isoformat()
+    return key or None
+
+
+def _usage_of_sessions(connection: sa.Connection, by: str, limit: int | None) -> list[dict[str, Any]]:
+    table = sessions.c
+    names = ("runs", "runs_without_usage", *COUNTERS)
+    if by == "session":
+        chosen = sa.select(table.session_id, *(table[name] for name in names)).where(table.runs > 0)
+        chosen = chosen.order_by(table.last_started_at.desc(), table.session_id)
+    else:
+        chosen = sa.select(table.label, *(sa.func.sum(table[name]) for name in names)).where(
+            table.label.is_not(None), table.runs > 0
         )
-    if by is None:
-        return found
-    counts: dict[Any, int] = {}
-    tools = _failed_tools(connection, [row["run_id"] for row in found]) if by == "tool" else {}
-    for row in found:
-        for value in tools.get(row["run_id"], [None]) if by == "tool" else [row[by]]:
-            counts[value] = counts.get(value, 0) + 1
-    return [{by: value, "runs": count} for value, count in sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))]
+        chosen = chosen.group_by(table.label).order_by(sa.func.max(table.last_started_at).desc(), table.label)
+    return [
+        {KEY_OF[by]: key, **{name: None if value is None else int(value) for name, value in zip(names, values, strict=True)}}
+        for key, *values in connection.execute(chosen.limit(limit))
+    ]
+
+
+def failures(
+    connection: sa.Connection,
+    by: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    kind: str | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Runs that failed and streams without a run that did, the latest first; or how many, by one of FAILURES_BY.
+
+    kind: of protocols.failure.KINDS. code: the error's code, the reason that a run is incomplete, else what tells most.
+    """
+    columns = failure_rows.c
+    where = _between(columns.at, since, until)
+    if kind is not None:
+        where &= columns.kind == kind
+    if by is not None:
+        count = sa.func.count()
+        grouped = (
+            sa.select(columns[by], count).where(where).group_by(columns[by]).order_by(count.desc(), columns[by]).limit(limit)
+        )
+        return [{by: key, "runs": found} for key, found in connection.execute(grouped)]
+    chosen = sa.select(failure_rows).where(where).order_by(columns.at.desc(), columns.run_key, columns.stream_id).limit(limit)
+    return [
+        {
+            "run_id": row["run_id"],
+            "status": row["status"],
+            "kind": row["kind"],
+            "code": row["code"],
+            **{
+                name: row[name]
+                for name in ("message", "model", "protocol", "tool", "stream_id", "position", "session_id", "label")
+            },
+            "at": json_value(row["at"]),
+        }
+        for row in connection.execute(chosen).mappings()
+    ]
+
+
+def count_failures(connection: sa.Connection) -> int:
+    """How many failures there are."""
+    return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows)).scalar_one())
 
 
 def recent_events(connection: sa.Connection, limit: int) -> list[tuple[str, log.Event]]:
@@ -402,19 +473,6 @@ def json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return value
-
-
-def _failed_tools(connection: sa.Connection, run_ids: list[str | None]) -> dict[str | None, list[str]]:
-    """The types of the tools that each run used last, before it failed."""
-    last = sa.select(tool_calls.c.run_id, tool_calls.c.type, tool_calls.c.name).where(
-        tool_calls.c.run_id.in_([id for id in run_ids if id])
-    )
-    found: dict[str | None, list[str]] = {}
-    for run_id, type, name in connection.execute(last):
-        tool = name if type == "function" and name else type
-        if tool and tool not in found.setdefault(run_id, []):
-            found[run_id].append(tool)
-    return found
 
 
 def _stream_json(stream: Stream) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Usage(_Model):
         return self._detail("prompt", "cached_tokens")
 
     @property
+    def cache_write_tokens(self) -> int | None:
+        return self._detail("prompt", "cache_write_tokens")
+
+    @property
     def reasoning_tokens(self) -> int | None:
         return self._detail("completion", "reasoning_tokens")
 

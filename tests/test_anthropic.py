@@ -56,7 +56,7 @@ def test_usage_is_overwritten_and_counts_what_the_cache_gave_and_took() -> None:
     deltas = [event("message_delta", delta={}, usage={"output_tokens": count}) for count in (7, 11)]
     usage = view(first, *deltas).object["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (10, 11, 21)
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 5, "cache_write_tokens": 3}
 
 
 def test_usage_that_nobody_said_is_unknown() -> None:

@@ -403,7 +403,8 @@ def test_a_stream_that_was_cut_leaves_its_run_unknown_and_not_failed(engine: sa.
     (row,) = all_rows(engine, runs)
     assert (row["state"], row["status"], row["failed_at"]) == ("unknown", "in_progress", None)
     with database.read(engine) as connection:
-        assert queries.failures(connection) == []
+        (failure,) = queries.failures(connection)
+    assert (failure["status"], failure["kind"], row["failed"]) == ("unknown", "cut", False)
 
 
 def test_steps_that_no_event_ended_inherit_the_end_of_their_run(engine: sa.Engine) -> None:
@@ -438,7 +439,12 @@ def test_columns_carry_the_apis_names_and_values(engine: sa.Engine) -> None:
     )
     runner.catch_up(engine)
     (row,) = all_rows(engine, runs)
-    assert {name: row[name] for name in COUNTERS} == {**USAGE, "cached_tokens": 3, "reasoning_tokens": 1}
+    assert {name: row[name] for name in COUNTERS} == {
+        **USAGE,
+        "cached_tokens": 3,
+        "cache_write_tokens": None,
+        "reasoning_tokens": 1,
+    }
     assert (row["last_error_code"], row["last_error_message"], row["model"]) == ("server_error", "broken", "gpt-4o")
     assert (row["created_at"], row["failed_at"]) == (datetime.fromtimestamp(BORN, UTC), datetime.fromtimestamp(BORN + 5, UTC))
     assert row["hour"] == datetime(2026, 5, 28, 20, tzinfo=UTC)

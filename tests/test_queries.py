@@ -216,6 +216,7 @@ def test_usage_in_all(used: sa.Engine) -> None:
         "runs_without_usage": 2,
         "prompt_tokens": 111,
         "cached_tokens": 4,
+        "cache_write_tokens": None,
         "completion_tokens": 57,
         "reasoning_tokens": row["reasoning_tokens"],
         "total_tokens": 168,
@@ -250,7 +251,7 @@ USAGE: list[Any] = [
     (
         "session",
         "session_id",
-        [("thread_1", 2, 0, 11, 7, 18), ("thread_2", 2, 1, 100, 50, 150), ("thread_3", 1, 1, None, None, None)],
+        [("thread_3", 1, 1, None, None, None), ("thread_2", 2, 1, 100, 50, 150), ("thread_1", 2, 0, 11, 7, 18)],
     ),
 ]
 
@@ -337,20 +338,26 @@ def failed(engine: sa.Engine) -> sa.Engine:
 
 
 def test_failures_are_runs_and_streams_that_failed(failed: sa.Engine) -> None:
-    """Not a run that was cancelled, nor one whose stream was cut: that is unknown, not failed."""
+    """The latest first, each with its kind and the stream that showed it. What the end of a run is that was cut, nobody knows."""
     with database.read(failed) as connection:
-        rows = queries.failures(connection)
-    assert [(row["run_id"], row["status"], row["code"], row["message"]) for row in rows] == [
-        ("run_failed", "failed", "rate_limit_exceeded", "too fast"),
-        ("run_expired", "expired", "expired", None),
-        ("run_incomplete", "incomplete", "max_tokens", None),
-        ("run_broken", "unknown", "server_error", "sorry"),
-        (None, "http_error", "insufficient_quota", "pay"),
-        (None, "no_response", "no_response", None),
+        rows = sorted(queries.failures(connection), key=lambda row: row["stream_id"])
+    assert [(row["run_id"], row["status"], row["kind"], row["code"], row["message"]) for row in rows] == [
+        ("run_failed", "failed", "failed", "rate_limit_exceeded", "too fast"),
+        ("run_expired", "expired", "expired", "expired", None),
+        ("run_incomplete", "incomplete", "incomplete", "max_tokens", None),
+        ("run_cancelled", "cancelled", "cancelled", "cancelled", None),
+        ("run_broken", "unknown", "failed", "server_error", "sorry"),
+        ("run_cut", "unknown", "cut", "cut", None),
+        (None, "http_error", "http_error", "insufficient_quota", "pay"),
+        (None, "no_response", "no_response", "no_response", None),
     ]
     assert rows[0]["at"] == "2026-05-28T20:26:43Z"
-    assert [row["stream_id"] for row in rows] == [stream_id(number) for number in (0, 1, 2, 5, 7, 8)]
-    assert [row["model"] for row in rows] == ["gpt-4o", "o3", "gpt-4o", "gpt-4o", None, None]
+    assert [row["stream_id"] for row in rows] == [stream_id(number) for number in (0, 1, 2, 4, 5, 6, 7, 8)]
+    assert [row["model"] for row in rows] == ["gpt-4o", "o3", "gpt-4o", "gpt-4o", "gpt-4o", "gpt-4o", None, None]
+    with database.read(failed) as connection:
+        assert [row["at"] for row in queries.failures(connection)] == sorted((row["at"] for row in rows), reverse=True)
+        assert queries.failures(connection, limit=2) == queries.failures(connection)[:2]
+        assert [row["run_id"] for row in queries.failures(connection, kind="cut")] == ["run_cut"]
 
 
 FAILURES: list[Any] = [
@@ -359,14 +366,17 @@ FAILURES: list[Any] = [
         {
             "rate_limit_exceeded": 1,
             "expired": 1,
+            "cancelled": 1,
+            "cut": 1,
             "max_tokens": 1,
             "server_error": 1,
             "insufficient_quota": 1,
             "no_response": 1,
         },
     ),
-    ("model", {"gpt-4o": 3, None: 2, "o3": 1}),
-    ("tool", {None: 5, "weather": 1}),
+    ("model", {"gpt-4o": 5, None: 2, "o3": 1}),
+    ("tool", {None: 7, "weather": 1}),
+    ("kind", {"failed": 2, **dict.fromkeys(("expired", "incomplete", "cancelled", "cut", "http_error", "no_response"), 1)}),
 ]
 
 
@@ -381,7 +391,7 @@ def test_failures_by(failed: sa.Engine) -> None:
 def test_failures_of_nothing(engine: sa.Engine) -> None:
     with database.read(engine) as connection:
         assert queries.failures(connection) == []
-        assert [queries.failures(connection, by) for by in queries.FAILURES_BY] == [[], [], []]
+        assert [queries.failures(connection, by) for by in queries.FAILURES_BY] == [[], [], [], []]
 
 
 # Sessions

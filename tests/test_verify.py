@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database
+from recorder import database, log
 from recorder.collect.import_ import import_paths
 from recorder.log import checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, runner
@@ -51,6 +51,8 @@ def fill(engine: sa.Engine) -> None:
     write(engine, stream(3, RESPONSES), frames(called(), "eof"))
     write(engine, stream(4, answering()), frames(replied(id="resp_2", previous_response_id="resp_1"), "eof"))
     write(engine, stream(5, chatting.CHAT), frames(chatting.called()))
+    cut = [*frames(said(id="run_silent")[:5], None), log.system_frame("$end", {"outcome": "cut"}, 12_000_000)]
+    write(engine, stream(7), cut)
     write(engine, stream(6, chatting.history(("call_1", "rain"))), frames(chatting.said(usage=chatting.USAGE)))
     runner.catch_up(engine)
 
@@ -90,7 +92,7 @@ def test_what_recorder_wrote_is_clean(engine: sa.Engine) -> None:
     fill(engine)
     report = verify(engine)
     assert report.problems == []
-    assert report.streams == len(CASES) + 6
+    assert report.streams == len(CASES) + 7
     with database.read(engine) as connection:
         assert report.events == connection.execute(sa.select(sa.func.count()).select_from(events)).scalar_one()
 

@@ -5,12 +5,24 @@ To add one: its file, its entry in PROJECTIONS, one migration. sessions and usag
 
 from __future__ import annotations
 
-from recorder.projections import anomalies, answers, folds, messages, pending_sums, run_steps, runs, sessions, usage
+from recorder.projections import (
+    anomalies,
+    answers,
+    failures,
+    folds,
+    messages,
+    pending_sums,
+    run_steps,
+    runs,
+    sessions,
+    silences,
+    usage,
+)
 
-PROJECTIONS = (runs, run_steps, messages, anomalies)
+PROJECTIONS = (runs, run_steps, messages, failures, anomalies)
 """Families whose rows belong to one run each: they are replaced, run by run."""
 
-READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, usage) for table in family.TABLES)
+READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, silences, usage) for table in family.TABLES)
 """All tables that people query."""
 
 PROJECTED = (*folds.TABLES, *answers.TABLES, *READ_MODEL)

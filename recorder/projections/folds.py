@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from recorder.database import StreamID, metadata
 from recorder.log import Stream
 from recorder.protocols import FOLD_VERSION, Request
 from recorder.protocols.fold import StreamFold
+from recorder.protocols.payload import as_text, error_code
 from recorder.protocols.view import Contribution, Source
 
 folds = sa.Table(
@@ -25,6 +27,8 @@ folds = sa.Table(
 )
 
 TABLES = (folds,)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def request_of(stream: Stream) -> Request:
@@ -50,6 +54,13 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
         fold.events,
         fold.previous,
         fold.root,
+        fold.position,
+        fold.last_us,
+        fold.stalled,
+        fold.status,
+        error_code(fold.error or {}),
+        as_text((fold.error or {}).get("message")),
+        (stream.started_at - _EPOCH) // timedelta(microseconds=1),
     )
 
 

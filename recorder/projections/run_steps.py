@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import name, text, usage_columns, utc
+from recorder.projections.runs import calls_of, name, text, usage_columns, utc
+from recorder.protocols.failure import failed_calls
 from recorder.protocols.payload import as_object
 from recorder.protocols.view import EntityView, RunView
 from recorder.steps import ToolCall
@@ -36,10 +37,14 @@ run_steps = sa.Table(
     sa.Column("message_id", sa.Text),
     sa.Column("prompt_tokens", sa.BigInteger),
     sa.Column("cached_tokens", sa.BigInteger),
+    sa.Column("cache_write_tokens", sa.BigInteger),
     sa.Column("completion_tokens", sa.BigInteger),
     sa.Column("reasoning_tokens", sa.BigInteger),
     sa.Column("total_tokens", sa.BigInteger),
     sa.Column("usage", sa.Text),
+    sa.Column("tool_calls", sa.Integer),
+    sa.Column("first_us", sa.BigInteger),  # when an event first spoke of it, and last: µs since its run's first stream began
+    sa.Column("last_us", sa.BigInteger),
     sa.Column("object", sa.Text, nullable=False),  # JSON: the RunStep object, final or as accumulated so far
     sa.Index("run_steps_step_id", "step_id"),
 )
@@ -55,6 +60,9 @@ tool_calls = sa.Table(
     sa.Column("type", sa.Text),
     sa.Column("name", sa.Text),
     sa.Column("arguments", sa.Text),  # or the code interpreter's input
+    sa.Column("arguments_bytes", sa.BigInteger),  # in UTF-8
+    sa.Column("output_bytes", sa.BigInteger),
+    sa.Column("failed", sa.Boolean),  # it says so, or its step does
     sa.Column("output", sa.Text),  # or its logs; what the client submitted where no event repeats it
     sa.Column("child_run_id", sa.Text),  # of an Azure connected agent
     sa.Column("awaited", sa.Boolean),  # whether its output is to come with a later request, which need not name the run
@@ -93,34 +101,44 @@ def _step(view: RunView, run_id: str | None, ordinal: int, step: EntityView) -> 
         "last_error_message": text(error.get("message")),
         "message_id": text(as_object(details.get("message_creation")).get("message_id")),
         **usage_columns(object.get("usage")),
+        "tool_calls": len(calls_of(step)),
+        "first_us": step.first_us,
+        "last_us": step.last_us,
         "object": jsontext.dumps(object),
     }
 
 
 def _calls(view: RunView, run_id: str | None, step: EntityView) -> list[dict[str, Any]]:
-    calls = as_object(step.object.get("step_details")).get("tool_calls")
     found = []
-    for ordinal, given in enumerate(calls if isinstance(calls, list) else ()):
-        if not isinstance(given, dict):
-            continue
+    failed = [id(call) for call in failed_calls(step)]
+    for ordinal, given in enumerate(calls_of(step)):
         call = ToolCall.of(given)
-        id = given.get("id")
-        submitted = view.outputs.get(id) if isinstance(id, str) else None
+        call_id = given.get("id")
+        submitted = view.outputs.get(call_id) if isinstance(call_id, str) else None
         output = call.output if call.output is not None else submitted
+        shown = text(output if isinstance(output, str) or output is None else jsontext.dumps(output))
+        arguments = text(call.arguments)
         found.append(
             {
                 "run_key": view.key,
                 "step_id": step.id,
                 "ordinal": ordinal,
-                "tool_call_id": name(id),
+                "tool_call_id": name(call_id),
                 "run_id": run_id,
                 "type": text(given.get("type")),
                 "name": text(call.name),
-                "arguments": text(call.arguments),
-                "output": text(output if isinstance(output, str) or output is None else jsontext.dumps(output)),
-                "awaited": isinstance(id, str) and id in view.calls,
+                "arguments": arguments,
+                "output": shown,
+                "arguments_bytes": _bytes(arguments),
+                "output_bytes": _bytes(shown),
+                "failed": id(given) in failed,
+                "awaited": isinstance(call_id, str) and call_id in view.calls,
                 "child_run_id": name(call.child_run_id),
                 "object": jsontext.dumps(given),
             }
         )
     return found
+
+
+def _bytes(found: str | None) -> int | None:
+    return None if found is None else len(found.encode())

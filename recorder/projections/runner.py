@@ -22,11 +22,15 @@ from recorder.projections import PROJECTIONS, sessions, usage
 from recorder.projections.anomalies import anomalies
 from recorder.projections.answers import answered_runs, outputs, tool_answers
 from recorder.projections.answers import stream_rows as answer_rows
+from recorder.projections.failures import failures
+from recorder.projections.failures import stream_rows as failures_of_stream
 from recorder.projections.folds import contribution, folds, resume, source_of, to_rows
 from recorder.projections.pending_sums import note, sum_up
 from recorder.projections.places import Places
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams, stream_row
+from recorder.projections.silences import silences
+from recorder.projections.silences import stream_rows as silences_of_stream
 from recorder.protocols import FOLD_VERSION
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import filter_runs, merge
@@ -112,7 +116,7 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
         keys |= answered_runs(connection, stream_ids)
         keys.discard(STREAM)
         note(connection, *_touched(connection, stream_ids, keys))
-        for table in (folds, tool_answers, session_streams, anomalies, *log.LOG_TABLES):
+        for table in (folds, tool_answers, session_streams, silences, failures, anomalies, *log.LOG_TABLES):
             connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
         _replace_runs(connection, [], {}, keys)
     sum_up(engine)
@@ -145,12 +149,19 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
     keys.discard(STREAM)
     note(connection, *_touched(connection, ids, keys))
     places = _replace_runs(connection, batch, states, keys)
-    connection.execute(session_streams.delete().where(session_streams.c.stream_id.in_(ids)))
-    rows = []
+    for table in (session_streams, silences):
+        connection.execute(table.delete().where(table.c.stream_id.in_(ids)))
+    rows, failed, paused = [], [], []
     for entry in batch:
         session_id = places.session_of(source_of(entry.stream, entry.fold))
-        rows.append(stream_row(entry.stream, entry.fold, filter_runs(states[entry.stream.stream_id]), session_id))
+        run_ids = filter_runs(states[entry.stream.stream_id])
+        rows.append(stream_row(entry.stream, entry.fold, run_ids, session_id))
+        if not run_ids:
+            failed += failures_of_stream(entry.stream, entry.fold, session_id)
+        paused += silences_of_stream(entry.stream, entry.fold)
     _insert(connection, session_streams, rows)
+    _insert(connection, failures, failed)
+    _insert(connection, silences, paused)
     note(connection, {row["session_id"] for row in rows}, set())
 
 
@@ -196,7 +207,11 @@ def _move_streams(connection: sa.Connection, places: Places, at_hand: Container[
         for stream_id, session_id, root in connection.execute(unnamed).all():
             now = places.session_of_run(root)
             if session_id != now and stream_id not in at_hand:
-                connection.execute(session_streams.update().where(columns.stream_id == stream_id).values(session_id=now))
+                for table in (session_streams, failures):
+                    own = table.c.stream_id == stream_id
+                    if table is failures:
+                        own &= failures.c.run_key == STREAM
+                    connection.execute(table.update().where(own).values(session_id=now))
                 note(connection, {session_id, now}, set())
 
 
@@ -375,6 +390,8 @@ def _sweep(engine: sa.Engine) -> None:
     for table, column, supported in (
         (folds, folds.c.stream_id, heads.c.stream_id),
         (session_streams, session_streams.c.stream_id, heads.c.stream_id),
+        (silences, silences.c.stream_id, heads.c.stream_id),
+        (failures, failures.c.stream_id, heads.c.stream_id),
         (tool_answers, tool_answers.c.stream_id, heads.c.stream_id),
         *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
     ):

@@ -11,7 +11,7 @@ from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata, slices
 from recorder.log import Stream
 from recorder.projections.anomalies import anomalies
-from recorder.projections.runs import runs, text
+from recorder.projections.runs import COUNTERS, runs, text, without_usage
 from recorder.protocols.fold import StreamFold
 
 session_streams = sa.Table(
@@ -34,6 +34,8 @@ session_streams = sa.Table(
     sa.Column("started_at", UTCTime, nullable=False),
     sa.Column("first_event_us", sa.BigInteger),
     sa.Column("last_us", sa.BigInteger, nullable=False),
+    sa.Column("longest_gap_us", sa.BigInteger),  # the longest time without an event
+    sa.Column("stalls", sa.Integer),  # how many such times were of STALL_US and more
     sa.Column("runs", sa.Text, nullable=False),  # JSON: the ids of the runs that it speaks of
     sa.Column("root_run_id", sa.Text, index=True),  # of the run that it follows, or else its own, where runs form chains
 )
@@ -51,10 +53,13 @@ sessions = sa.Table(
     sa.Column("failed", sa.Integer, nullable=False),  # failed runs, and streams that ended in an error without one
     sa.Column("unknown", sa.Integer, nullable=False),  # runs whose end nobody saw
     sa.Column("anomalies", sa.Integer, nullable=False),
-    sa.Column("total_tokens", sa.BigInteger),
+    sa.Column("runs_without_usage", sa.Integer),
+    *(sa.Column(name, sa.BigInteger) for name in COUNTERS),
     sa.Column("started_at", UTCTime, nullable=False),  # of its first stream
     sa.Column("last_started_at", UTCTime, nullable=False),  # of its latest
     sa.Index("sessions_last_started_at", "last_started_at"),
+    sa.Index("sessions_label", "label", "last_started_at"),
+    sa.Index("sessions_failed", "failed", "last_started_at"),
 )
 
 TABLES = (session_streams, sessions)
@@ -83,6 +88,8 @@ def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str], session
         "started_at": stream.started_at,
         "first_event_us": fold.first_event_us,
         "last_us": fold.last_us,
+        "longest_gap_us": fold.longest_gap_us,
+        "stalls": fold.stalls,
         "runs": jsontext.dumps(sorted(run_ids)),
         "root_run_id": fold.root,
     }
@@ -107,7 +114,8 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
         .where(streams.session_id.in_(ids))
         .group_by(streams.session_id)
     ).mappings()
-    counts: dict[str, Any] = {"runs": 0, "failed": 0, "unknown": 0, "total_tokens": None, "anomalies": 0}
+    counts: dict[str, Any] = {"runs": 0, "failed": 0, "unknown": 0, "anomalies": 0, "runs_without_usage": 0}
+    counts |= dict.fromkeys(COUNTERS)
     rows = {found["session_id"]: {**found, **counts} for found in by_session}
     for found in connection.execute(
         sa.select(
@@ -115,7 +123,8 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
             sa.func.count().label("runs"),
             sa.func.sum(sa.case((runs.c.failed, 1), else_=0)).label("failed"),
             sa.func.sum(sa.case((runs.c.state == "unknown", 1), else_=0)).label("unknown"),
-            sa.func.sum(runs.c.total_tokens).label("total_tokens"),
+            sa.func.sum(without_usage()).label("runs_without_usage"),
+            *(sa.func.sum(runs.c[name]).label(name) for name in COUNTERS),
         )
         .where(runs.c.session_id.in_(ids))
         .group_by(runs.c.session_id)
@@ -134,7 +143,7 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
     if rows:
         connection.execute(
             sessions.insert(),
-            [{**row, "total_tokens": _int(row["total_tokens"]), "events": int(row["events"])} for row in rows.values()],
+            [{**row, "events": int(row["events"]), **{name: _int(row[name]) for name in COUNTERS}} for row in rows.values()],
         )
 
 

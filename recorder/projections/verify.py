@@ -18,6 +18,7 @@ from recorder.log import Stream, checkpoints, events, heads, streams
 from recorder.projections import PROJECTED
 from recorder.projections.anomalies import anomalies
 from recorder.projections.answers import answered_runs, answering_streams
+from recorder.projections.failures import failures
 from recorder.projections.folds import folds, request_of
 from recorder.projections.pending_sums import pending_sums, sum_up
 from recorder.projections.run_steps import tool_calls
@@ -79,7 +80,7 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
         for table in PROJECTED:
             if keys is None:
                 problems += _differences(connection, target, table, None, stale.get(table.name, frozenset()))
-            elif "stream_id" in table.c and table is not anomalies and table is not runs:
+            elif "stream_id" in table.c and table not in (anomalies, failures, runs):
                 problems += _differences(connection, target, table, ("stream_id", stream_ids or []))
             elif "run_key" in table.c:
                 problems += _differences(connection, target, table, ("run_key", keys))

@@ -134,8 +134,9 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part = partial.part(partial.run_key, position, offset_us)
     part.object |= {"message": {key: each for key, each in found.items() if key != "content"}, "asked": partial.asked}
     part.terminal = part.begun = True
-    part.first_delta_us = offset_us
+    part.first_delta_us = part.first_text_us = offset_us
     for at, block in enumerate(found["content"]):
+        part.touch(str(at))
         entity = part.family("blocks")[str(at)] = Entity(position)
         entity.object, entity.terminal = as_object(block), True
         _note(part, entity.object)
@@ -181,6 +182,7 @@ def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Objec
         if index > len(blocks):
             part.anomaly(position, "index_gap", f"block {index} comes after {len(blocks)} blocks")
         entity = blocks[str(index)] = Entity(position)
+    part.touch(str(index))
     if kind == "content_block_start":
         entity.object = dict(as_object(event.get("content_block")))
         for field in ("text", "thinking", "signature"):  # what a block begins with comes before its deltas
@@ -198,6 +200,8 @@ def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Objec
             entity.object["citations"].append(delta.get("citation"))
         if part.first_delta_us is None:
             part.first_delta_us = offset_us
+        if part.first_text_us is None and field == "text":
+            part.first_text_us = offset_us
 
 
 def _on_message_delta(part: Part, event: Object) -> None:
@@ -240,8 +244,9 @@ def _usage(usage: Any) -> Object | None:
     prompt = sum(count for count in (read, written, cached) if type(count) is int) if type(read) is int else None
     total = prompt + output if prompt is not None and type(output) is int else None
     found: Object = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": total}
-    if type(cached) is int:
-        found["prompt_tokens_details"] = {"cached_tokens": cached}
+    details = {"cached_tokens": cached, "cache_write_tokens": written}
+    if known := {key: count for key, count in details.items() if type(count) is int}:
+        found["prompt_tokens_details"] = known
     return found
 
 
@@ -277,34 +282,35 @@ def _whole(block: Object) -> Object:
 def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> Iterator[EntityView]:
     """The steps, in the order of the blocks that they begin with; all but the last are done where the next has begun."""
     results = {block.get("tool_use_id"): block for _, block in blocks if str(block.get("type")).endswith("_tool_result")}
-    found: list[tuple[str, str, Any]] = []  # (index, type, details)
+    found: list[tuple[list[str], str, Any]] = []  # (indexes, type, details)
     said = False
     for index, block in blocks:
         kind = str(block.get("type"))
         if kind in ("thinking", "redacted_thinking"):
             thought = [{"type": "reasoning_text", "text": as_text(block.get("thinking")) or ""}] if kind == "thinking" else []
             hidden = block.get("data") or block.get("signature") or None
-            found.append((index, "reasoning", {"summary": [], "content": thought, "encrypted_content": hidden}))
+            found.append(([index], "reasoning", {"summary": [], "content": thought, "encrypted_content": hidden}))
         elif kind == "text":
             if not said:
                 said = True
-                found.append((index, "message_creation", {"message_id": f"{run.id}:message"}))
+                found.append(([index], "message_creation", {"message_id": f"{run.id}:message"}))
         elif kind.endswith("tool_use"):
             call = _call(block, run.answered, results)
             if found and found[-1][1] == "tool_calls":
+                found[-1][0].append(index)
                 found[-1][2].append(call)
             else:
-                found.append((index, "tool_calls", [call]))
+                found.append(([index], "tool_calls", [call]))
     waits = {block.get("id") for _, block in blocks if block.get("type") == "tool_use"} - set(run.answered)
     ended = "completed" if run.terminal else "in_progress"
     over = object["status"] if object["status"] in ("failed", "incomplete") else ended
-    for number, (index, type, details) in enumerate(found, 1):
-        id = f"{run.id}:{index}:{type}"
+    for number, (indexes, type, details) in enumerate(found, 1):
+        id = f"{run.id}:{indexes[0]}:{type}"
         own = "completed" if number < len(found) else over
         if type == "tool_calls" and own == "completed" and any(call["id"] in waits for call in details):
             own = "in_progress"
         step = objects.step(object, id, type, own, {"type": type, type: details})
-        yield EntityView(id, step, own != "in_progress")
+        yield EntityView(id, step, own != "in_progress", spans=tuple(indexes))
 
 
 def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Object]) -> Object:

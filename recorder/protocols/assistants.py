@@ -343,6 +343,8 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
     part, entity, new = partial.entity(family, payload["id"], _owner(partial, family, payload), position, offset_us)
     if part.first_delta_us is None:
         part.first_delta_us = offset_us
+    if part.first_text_us is None and family == "messages":
+        part.first_text_us = offset_us
     if new:
         part.anomaly(position, "delta_without_object", f"{payload['id']}: a delta before its object was created")
     elif entity.terminal:

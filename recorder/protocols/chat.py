@@ -131,7 +131,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     if partial.asked is None:
         return
     if data[:6] == "[DONE]":
-        if (part := _known(partial, offset_us)) is not None:
+        if (part := _known(partial, position, offset_us)) is not None:
             part.object["done"] = True
             _settle(part)
         return
@@ -168,7 +168,7 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part.object |= {"completion": found, "whole": True, "done": True}
     part.object["open"] = sum(choice.get("finish_reason") is None for choice in choices)
     part.created = stamp(found.get("created"))
-    part.first_delta_us = offset_us
+    part.first_delta_us = part.first_text_us = offset_us
     part.families = {"choices": {str(at): Entity(position) for at in range(len(choices))}}
     for choice in choices:
         for _, id, _ in calls_of(choice.get("message")):
@@ -187,14 +187,14 @@ class Spot(NamedTuple):
     choice: str
 
 
-def _known(partial: Partial, offset_us: int) -> Part | None:
+def _known(partial: Partial, position: int, offset_us: int) -> Part | None:
     """The part of the stream's run, where there is one."""
-    return partial.part(partial.run_key, 0, offset_us) if partial.run_key in partial.parts else None
+    return partial.part(partial.run_key, position, offset_us) if partial.run_key in partial.parts else None
 
 
 def _part(partial: Partial, position: int, offset_us: int) -> Part:
     """The part of the stream's run, with what its request asked for."""
-    part = _known(partial, offset_us)
+    part = _known(partial, position, offset_us)
     if part is None:
         partial.run_key = f"chat_{partial.stream_id}"
         part = partial.part(partial.run_key, position, offset_us)
@@ -214,7 +214,7 @@ def _settle(part: Part) -> None:
 def _on_error(partial: Partial, position: int, offset_us: int, event: Object) -> None:
     flat = "error" not in event
     partial.error = error({key: found for key, found in event.items() if key != "type"} if flat else event)
-    if (part := _known(partial, offset_us)) is not None:
+    if (part := _known(partial, position, offset_us)) is not None:
         part.error = {**partial.error, "position": position}
         part.object["error"] = partial.error
         _settle(part)
@@ -328,28 +328,37 @@ def _on_delta(part: Part, spot: Spot, message: Entity, delta: Object, finished: 
         part.anomaly(spot.position, "delta_after_end", f"choice {spot.choice}: a delta after its whole message")
         return
     rest: Object = {}
-    grown = False
+    grown: set[str] = set()  # the kinds of steps whose texts grew
     for key, found in delta.items():
         if found is None:
             continue
         if key in STREAMED and type(found) is str:
-            grown = _add(message, key, found) or grown
+            if _add(message, key, found):
+                grown.add("reasoning" if key in REASONING else "message_creation")
         elif key == "content" and isinstance(found, list):
-            grown = _on_parts(message, found) or grown
+            if _on_parts(message, found):
+                grown.add("message_creation")
         elif key == "tool_calls" and isinstance(found, list):
-            grown = _on_calls(part, spot, found) or grown
+            if _on_calls(part, spot, found):
+                grown.add("tool_calls")
         elif key == "function_call" and isinstance(found, dict):
             call = part.family(f"calls/{spot.choice}").setdefault("function_call", Entity(spot.position))
-            grown = _on_body(call, found, "arguments") or grown
+            if _on_body(call, found, "arguments"):
+                grown.add("tool_calls")
         elif isinstance(found, list) and not any(isinstance(entry, dict) and "index" in entry for entry in found):
             message.object.setdefault(key, []).extend(found)
         else:
             rest[key] = found
     if rest:
         deltas.merge(message.delta, rest, _INNER, _unheard)
-        grown = grown or "audio" in rest
+        if "audio" in rest:
+            grown.add("message_creation")
     if grown and part.first_delta_us is None:
         part.first_delta_us = spot.offset_us
+    if "message_creation" in grown and part.first_text_us is None:
+        part.first_text_us = spot.offset_us
+    for step in grown:
+        part.touch(f"{spot.choice}:{step}")
     if grown and finished:
         part.anomaly(spot.position, "delta_after_end", f"choice {spot.choice}: a delta after its finish_reason")
 

@@ -298,7 +298,7 @@ def _steps(run: MergedRun, object: Object, choice: Choice) -> Iterator[EntityVie
             own = "in_progress"
         derived = broken if own == "in_progress" else None
         step = objects.step(object, id, type, own, {"type": type, type: details})
-        yield EntityView(id, step, own != "in_progress", derived)
+        yield EntityView(id, step, own != "in_progress", derived, (f"{choice.number}:{type}",))
 
 
 def _message(object: Object, choice: Choice) -> EntityView | None:

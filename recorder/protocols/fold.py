@@ -15,6 +15,15 @@ from recorder.sse import is_system, parse
 BODY_LIMIT = 64 * 1024 * 1024
 """Characters of a JSON body that is folded."""
 
+SILENCE_US = 1_000_000
+"""A pause in a stream from which on it is kept, and counted by."""
+
+STALL_US = 10_000_000
+"""A pause from which on the stream is taken to have stalled."""
+
+SILENCES_LIMIT = 100
+"""Pauses kept of one stream."""
+
 _BY_CHOICE = "not recorded:"
 """How the reason of a gap begins that the user's own settings asked for: nothing is amiss with the stream."""
 
@@ -23,6 +32,9 @@ class StreamFold:
     """Folds the events of one stream, in order, from the start or from where a saved state left off.
 
     position: of the last event folded, -1 before any. outcome, error and the counters are of the stream itself.
+    silences: [position of the event that ended it, its offset, how long it was, its type], of SILENCE_US and more.
+    longest_gap_us: the longest pause of any length. stalls: how many were of STALL_US and more. stalled: the last one, before
+    the stream's end, was.
     """
 
     def __init__(self, request: Request, states: dict[str, Any] | None = None) -> None:
@@ -33,6 +45,10 @@ class StreamFold:
         self.bytes: int = own.get("bytes", 0)
         self.first_event_us: int | None = own.get("first_event_us")
         self.last_us: int = own.get("last_us", 0)
+        self.longest_gap_us: int | None = own.get("longest_gap_us")
+        self.stalls: int = own.get("stalls", 0)
+        self.stalled: bool = own.get("stalled", False)
+        self.silences: list[list[Any]] = own.get("silences") or []
         self.status: int | None = own.get("status")
         self.outcome: str | None = own.get("outcome")
         self._tail: str | None = own.get("tail")
@@ -54,9 +70,14 @@ class StreamFold:
 
     def feed(self, position: int, offset_us: int, type: str, data: str) -> None:
         """Fold one event. Never raises: what cannot be folded becomes an anomaly."""
-        self.position = position
-        if offset_us > self.last_us:
+        gap_us = offset_us - self.last_us
+        if gap_us > 0:
             self.last_us = offset_us
+        if self.position >= 0 and gap_us > (self.longest_gap_us or 0):
+            self.longest_gap_us = gap_us
+        if gap_us >= SILENCE_US and self.position >= 0:
+            self._silent(position, offset_us, gap_us, type)
+        self.position = position
         if type[:1] == "$" and is_system(type):
             handler = _SYSTEM.get(type)
             if handler is not None:
@@ -87,6 +108,10 @@ class StreamFold:
             "bytes": self.bytes,
             "first_event_us": self.first_event_us,
             "last_us": self.last_us,
+            "longest_gap_us": self.longest_gap_us,
+            "stalls": self.stalls,
+            "stalled": self.stalled,
+            "silences": self.silences,
             "status": self.status,
             "outcome": self.outcome,
             "tail": self._tail,
@@ -139,8 +164,21 @@ class StreamFold:
         assert self._protocol is not None
         try:
             self._protocol.evolve(self._partial, position, offset_us, type, data)
+            self._note_end(position)
         except Exception as problem:  # noqa: BLE001 - a payload that nobody foresaw must not stop the projection of all others
             self._anomaly(position, offset_us, "not_folded", f"{type or 'message'}: {problem!r}")
+
+    def _note_end(self, position: int) -> None:
+        """Keep which event ended the run that the connection is about."""
+        part = self._partial.parts.get(self._partial.run_key or STREAM)
+        if part is not None and part.terminal is (part.ended is None):
+            part.ended = position if part.terminal else None
+
+    def _silent(self, position: int, offset_us: int, gap_us: int, type: str) -> None:
+        self.stalls += gap_us >= STALL_US
+        self.stalled = gap_us >= STALL_US and type == "$end"
+        if len(self.silences) < SILENCES_LIMIT:
+            self.silences.append([position, offset_us, gap_us, type])
 
     def _anomaly(self, position: int, offset_us: int, kind: str, detail: str) -> None:
         key = self._partial.run_key or STREAM
@@ -176,6 +214,7 @@ class StreamFold:
             if self._protocol is not None:
                 try:
                     self._protocol.body(self._partial, position, offset_us, found)
+                    self._note_end(position)
                 except Exception as problem:  # noqa: BLE001 - as in _evolve
                     self._anomaly(position, offset_us, "not_folded", f"body: {problem!r}")
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from recorder import protocols
 from recorder.protocols import deltas
+from recorder.protocols.failure import failure_of_run
 from recorder.protocols.partial import STREAM
 from recorder.protocols.payload import stamp
-from recorder.protocols.view import Contribution, Merged, MergedRun, RunView, Shown, Source
+from recorder.protocols.view import Contribution, EntityView, Merged, MergedRun, RunView, Shown, Source
 from recorder.steps import STREAMED
 
 Ranked = tuple[Source, dict[str, Any]]
@@ -63,17 +64,64 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
         status=shown.status,
         first_us=first["first_us"],
         first_delta_us=first["first_delta_us"],
+        first_text_us=next((_since(ordered, given, "first_text_us") for given in ordered if _has(given, "first_text_us")), None),
+        ended_us=max(
+            _since(ordered, given, "last_us")
+            if run.terminal
+            else max(_since(ordered, given, "last_us"), _offset(ordered, given) + given.source.last_us)
+            for given in ordered
+        ),
         anomalies=anomalies,
         is_run=key != STREAM and _is_run(key, [given.part for given in ordered]),
     )
     view.outputs = outputs
+    for entity in (*view.steps, *view.messages):
+        _place(entity, ordered)
+    if isinstance(view.object.get("usage"), dict):
+        view.usage_source = "run" if view.source_object is None else "response"
+    elif run.terminal and _is_whole(ordered) and _all_say_usage(shown):
+        view.usage_source = "steps"
     if run.terminal and _is_whole(ordered):
         view.anomalies += _usage_differs(shown, ordered)
     for given in ordered:
         view.calls += [id for id in given.part["calls"] if id not in view.calls]
         if given.part["error"]:
             view.error, view.error_stream = given.part["error"], given.source.stream_id
+    ended = next((given for given in reversed(ordered) if given.part["ended"] is not None), None)
+    shown_by = ended or ordered[-1]
+    view.failure = failure_of_run(view, (shown_by.source.stream_id, shown_by.part["ended" if ended else "last"]))
     return view
+
+
+def _offset(ordered: Sequence[Contribution], given: Contribution) -> int:
+    """When a stream began, in µs since the first one of its run did."""
+    return given.source.started_us - ordered[0].source.started_us
+
+
+def _since(ordered: Sequence[Contribution], given: Contribution, name: str) -> int:
+    """An offset of a part, in µs since the first stream of its run began."""
+    return _offset(ordered, given) + int(given.part[name])
+
+
+def _has(given: Contribution, name: str) -> bool:
+    return given.part[name] is not None
+
+
+def _place(entity: EntityView, ordered: Sequence[Contribution]) -> None:
+    """Note when a step or message was, and the event that spoke of it last."""
+    for given in ordered:
+        for key in entity.spans or (entity.id,):
+            span = given.part["spans"].get(key)
+            if span is None:
+                continue
+            first_us, last_us = (_offset(ordered, given) + at for at in span[:2])
+            entity.first_us = first_us if entity.first_us is None else min(entity.first_us, first_us)
+            if entity.last_us is None or last_us >= entity.last_us:
+                entity.last_us, entity.shown = last_us, (given.source.stream_id, span[2])
+
+
+def _all_say_usage(shown: Shown) -> bool:
+    return bool(shown.steps) and all(isinstance(step.object.get("usage"), dict) for step in shown.steps)
 
 
 def _when(source: Source) -> tuple[str, str, str]:

@@ -77,6 +77,10 @@ class Entity:
 class Part:
     """A run, as one stream shows it. Offsets are µs since the stream began.
 
+    first_delta_us, first_text_us: of the first fragment of anything, and of what is said to the user.
+    last: position of the last event that spoke of it. ended: of the one that ended it, None where none did.
+    spans: {key: [offset of the first event, of the last, its position]} of its steps, by what their protocol calls them.
+
     object: the run's latest snapshot, in the words of its protocol; terminal, number: as of an Entity.
     created: when it was created, in seconds: another run that has the same id has another.
     calls: ids of tool calls whose output the client may give in a later request.
@@ -90,24 +94,31 @@ class Part:
         "begun",
         "calls",
         "created",
+        "ended",
         "error",
         "expects",
         "families",
         "first_delta_us",
+        "first_text_us",
         "first_us",
+        "last",
         "last_us",
         "number",
         "numbers",
         "object",
         "outputs",
         "position",
+        "spans",
         "terminal",
     )
 
     def __init__(self, position: int, offset_us: int) -> None:
-        self.position = position
+        self.position = self.last = position
         self.first_us = self.last_us = offset_us
         self.first_delta_us: int | None = None
+        self.first_text_us: int | None = None
+        self.ended: int | None = None
+        self.spans: dict[str, list[int]] = {}
         self.created: float | None = None
         self.object: dict[str, Any] = {}
         self.terminal = False
@@ -127,6 +138,15 @@ class Part:
         if found is None:
             found = self.families[name] = {}
         return found
+
+    def touch(self, key: str) -> None:
+        """Note that the event at hand speaks of this step."""
+        span = self.spans.get(key)
+        if span is None:
+            self.spans[key] = [self.last_us, self.last_us, self.last]
+        else:
+            span[1] = self.last_us
+            span[2] = self.last
 
     def anomaly(self, position: int, kind: str, detail: str) -> None:
         if sum(1 for found in self.anomalies if found[1] == kind) < ANOMALY_LIMIT:
@@ -166,6 +186,10 @@ class Part:
             "first_us": self.first_us,
             "last_us": self.last_us,
             "first_delta_us": self.first_delta_us,
+            "first_text_us": self.first_text_us,
+            "last": self.last,
+            "ended": self.ended,
+            "spans": self.spans,
             "created": self.created,
             "object": self.object,
             "terminal": self.terminal,
@@ -230,6 +254,7 @@ class Partial:
             part = self.parts[key] = Part(position, offset_us)
         if offset_us > part.last_us:
             part.last_us = offset_us
+        part.last = position
         return part
 
     def entity(self, family: str, id: str, key: str, position: int, offset_us: int) -> tuple[Part, Entity, bool]:
@@ -249,6 +274,7 @@ class Partial:
             found = Entity(position)
         self.owners[family, id] = key
         part.family(family)[id] = found
+        part.touch(id)
         return part, found, new
 
     def unparsable(self, position: int, offset_us: int, type: str, data: str) -> None:
@@ -280,6 +306,9 @@ class Partial:
             to.first_us = min(to.first_us, part.first_us)
             if part.first_delta_us is not None:
                 to.first_delta_us = min(part.first_delta_us, to.first_delta_us or part.first_delta_us)
+            if part.first_text_us is not None:
+                to.first_text_us = min(part.first_text_us, to.first_text_us or part.first_text_us)
+            to.spans.update(part.spans)
 
     def problem(self, kind: str, detail: str) -> None:
         """Noted while merging a delta; the handler that merges knows to which part it belongs."""

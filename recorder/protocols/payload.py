@@ -49,6 +49,12 @@ def error(payload: Any) -> dict[str, Any]:
     return {key: found.get(key) for key in ("code", "type", "message", "param")}
 
 
+def error_code(error: dict[str, Any]) -> str | None:
+    """The code of an error, else its type."""
+    found = error.get("code") if error.get("code") is not None else error.get("type")
+    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else None
+
+
 def as_object(value: Any) -> dict[str, Any]:
     """The object that a value is; an empty one where it is something else."""
     return value if isinstance(value, dict) else {}

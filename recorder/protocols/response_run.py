@@ -298,7 +298,7 @@ def _step(run: MergedRun, object: Object, item: Item, id: str, outputs: _Outputs
     derived = object["status"] if status == "in_progress" and object["status"] in _TERMINAL and not waits else None
     step_type, details = _details(item, id, outputs)
     step = objects.step(object, id, step_type, status, details, position=item.number, last_error=_last_error(error))
-    return EntityView(id, step, status != "in_progress", derived)
+    return EntityView(id, step, status != "in_progress", derived, (str(item.number),))
 
 
 def _last_error(error: Any) -> Object | None:
@@ -466,7 +466,7 @@ def _message(run: MergedRun, object: Object, item: Item, id: str) -> EntityView:
     )
     if of_item.get("phase") is not None:
         message["extras"] = {"phase": of_item["phase"]}
-    return EntityView(id, message, status in ("completed", "incomplete"))
+    return EntityView(id, message, status in ("completed", "incomplete"), spans=(str(item.number),))
 
 
 def _content(part: Object) -> Object:

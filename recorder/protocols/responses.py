@@ -321,6 +321,7 @@ def _index(part: Part, event: Event) -> str:
 def _item(part: Part, spot: Spot, event: Event, item_type: str) -> tuple[str, Entity]:
     """An event's item; one that was not announced is made up, which is amiss where this stream began before it did."""
     index = _index(part, event)
+    part.touch(index)
     items = part.family("items")
     item = items.get(index)
     if item is None:
@@ -343,6 +344,7 @@ def _on_item(part: Part, spot: Spot, index: int, object: dict[str, Any], done: b
     item = items.get(str(index))
     if item is not None and item.terminal and not done:
         return
+    part.touch(str(index))
     if item is None:
         item = items[str(index)] = Entity(spot.position)
     before = item.object.get("type")
@@ -404,6 +406,8 @@ def _note_call(part: Part, item: dict[str, Any]) -> None:
 def _on_delta(part: Part, streamed: Streamed, position: int, offset_us: int, number: int | None, event: Event) -> None:
     if part.first_delta_us is None:
         part.first_delta_us = offset_us
+    if part.first_text_us is None and streamed.item_type == "message":
+        part.first_text_us = offset_us
     new = number is None or part.count(number, position)
     spot = Spot(position, number, new)
     if part.terminal and _has_ended(part, spot, str(event.get("type"))):

@@ -11,7 +11,11 @@ Order = tuple[tuple[str, str, str], int]
 
 
 class Source(NamedTuple):
-    """The stream that a part comes from. Times are ISO 8601 UTC, so that they sort as text."""
+    """The stream that a part comes from. Times are ISO 8601 UTC, so that they sort as text.
+
+    position, last_us: of its last event. stalled: it was silent for long when it ended. status: of HTTP. error_code,
+    error_message: of an error event in it, or of the response that was an error. started_us: when it began, since 1970.
+    """
 
     stream_id: str
     started_at: str
@@ -23,6 +27,13 @@ class Source(NamedTuple):
     events: int
     previous: str | None = None
     root: str | None = None
+    position: int = -1
+    last_us: int = 0
+    stalled: bool = False
+    status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    started_us: int = 0
 
     @property
     def own_session(self) -> str | None:
@@ -81,13 +92,19 @@ class MergedRun(Merged):
 class EntityView:
     """A step or message as the read model shows it: `object` in the API's shape, final or as accumulated so far.
 
-    derived_status: of one that no event ended, what the end of its run makes of it.
+    derived_status: of one that no event ended, what the end of its run makes of it. spans: the keys under which its
+    parts' spans say when it was; its id by default. first_us, last_us: when it was first and last spoken of, in µs since
+    the run's first stream began, None where only a whole object was seen. shown: the stream and position of the latter.
     """
 
     id: str
     object: dict[str, Any]
     terminal: bool
     derived_status: str | None = None
+    spans: tuple[str, ...] = ()
+    first_us: int | None = field(default=None, compare=False)
+    last_us: int | None = field(default=None, compare=False)
+    shown: tuple[str, int] | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -105,12 +122,25 @@ class Shown:
     status: str | None = None
 
 
+class Failure(NamedTuple):
+    """How a run failed, one of KINDS, and the event that showed it. code: as the API or the stream gave it."""
+
+    kind: str
+    code: str | None
+    message: str | None
+    stream_id: str
+    position: int
+
+
 @dataclass
 class RunView:
     """A run as the read model has it.
 
     state: ended | waiting (for tool outputs) | active (a stream of it is open) | unknown (it was cut off).
     calls: ids of the calls that a later request may answer. anomalies: (stream_id, position, kind, detail).
+    first_us, first_delta_us, first_text_us: since its first stream began; ended_us: of the last event that spoke of it,
+    since then too. failure: how it failed, None where it did not, or not yet. usage_source: who said its usage: the run,
+    its steps, the response; None where nobody did.
     session_id, logical_run_id, continued_run_id: its place among other runs, once that is known.
     """
 
@@ -132,5 +162,9 @@ class RunView:
     error_stream: str | None = None
     first_us: int = 0
     first_delta_us: int | None = None
+    first_text_us: int | None = None
+    ended_us: int | None = None
+    failure: Failure | None = None
+    usage_source: str | None = None
     anomalies: list[tuple[str, int, str, str]] = field(default_factory=list)
     is_run: bool = True

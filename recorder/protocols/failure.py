@@ -1,0 +1,119 @@
+"""How a run, or a stream without one, failed: one of KINDS, told from what was recorded alone.
+
+What the API says of a run goes before what its connection shows; a run that went on elsewhere and ended well did not fail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recorder.protocols.payload import as_list, as_object, as_text, error_code
+from recorder.protocols.view import EntityView, Failure, RunView, Source
+
+KINDS = (
+    "failed",
+    "incomplete",
+    "cancelled",
+    "expired",
+    "requires_action",
+    "tool_failed",
+    "cut",
+    "client_closed",
+    "stalled",
+    "http_error",
+    "no_response",
+    "unknown",
+)
+
+_STATUSES = ("failed", "incomplete", "cancelled", "expired")
+
+_BY_OUTCOME = {"cut": "cut", "client_closed": "client_closed", "http_error": "http_error", "no_response": "no_response"}
+
+
+def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | None:
+    """How a run failed; None where it did not, or is still at work.
+
+    ended: the stream and position of the event that ended it, or else of the last that spoke of it.
+    """
+    last = view.sources[-1]
+    status = view.object.get("status")
+    if view.state == "ended":
+        at = ended or (last.stream_id, last.position)
+        if status in _STATUSES:
+            said = as_object(view.object.get("last_error")) or (view.error or {})
+            reason = as_text(as_object(view.object.get("incomplete_details")).get("reason"))
+            return Failure(str(status), reason or error_code(said) or str(status), as_text(said.get("message")), *at)
+        return next((_of_call(step, call, at) for step in view.steps for call in failed_calls(step)), None)
+    if view.error is not None:
+        position = view.error.get("position")
+        at = (view.error_stream or last.stream_id, position if isinstance(position, int) else last.position)
+        return Failure("failed", error_code(view.error) or "error", as_text(view.error.get("message")), *at)
+    if view.state == "active":
+        return None
+    if last.outcome == "http_error":
+        return _of_response(last)
+    if view.state == "waiting":
+        action = as_object(view.object.get("required_action"))
+        return Failure(
+            "requires_action", as_text(action.get("type")) or "requires_action", None, *(ended or (last.stream_id, last.position))
+        )
+    return failure_of_stream(last) or Failure("unknown", last.outcome or "unknown", None, last.stream_id, last.position)
+
+
+def failure_of_stream(source: Source) -> Failure | None:
+    """How a stream failed that speaks of no run, or did not say how its run ended."""
+    if source.outcome == "http_error":
+        return _of_response(source)
+    at = (source.stream_id, source.position)
+    message = source.error_message
+    if source.outcome == "error":
+        return Failure("failed", source.error_code or "error", message, *at)
+    if source.stalled:
+        return Failure("stalled", source.outcome, message, *at)
+    if source.outcome == "eof" and source.events:
+        return Failure("cut", "eof", None, *at)  # it ended in order, and too early
+    if source.outcome in _BY_OUTCOME:
+        return Failure(_BY_OUTCOME[source.outcome], source.outcome, message, *at)
+    return Failure("unknown", "lost", None, *at) if source.outcome == "lost" else None
+
+
+def failed_calls(step: EntityView) -> list[dict[str, Any]]:
+    """The tool calls of a step that failed: by their own word, or by their step's."""
+    calls = [call for call in as_list(as_object(step.object.get("step_details")).get("tool_calls")) if isinstance(call, dict)]
+    if step.object.get("status") == "failed" and step.derived_status is None:
+        return calls
+    return [call for call in calls if _has_failed(call)]
+
+
+def tool_of(view: RunView) -> str | None:
+    """The tool that a run called last: a function's name, else the type."""
+    for step in reversed(view.steps):
+        for call in reversed(as_list(as_object(step.object.get("step_details")).get("tool_calls"))):
+            if isinstance(call, dict):
+                return tool_name(call)
+    return None
+
+
+def tool_name(call: dict[str, Any]) -> str | None:
+    """What a tool call calls: a function by its name, else the type of tool."""
+    kind = as_text(call.get("type"))
+    inner = as_object(call.get(kind)) if kind else {}
+    return (as_text(inner.get("name")) or as_text(call.get("name")) if kind == "function" else None) or kind
+
+
+def _has_failed(call: dict[str, Any]) -> bool:
+    bodies = (call, as_object(call.get(str(call.get("type")))))
+    return any(body.get("error") or body.get("status") == "failed" for body in bodies)
+
+
+def _of_call(step: EntityView, call: dict[str, Any], ended: tuple[str, int]) -> Failure:
+    bodies = (call, as_object(call.get(str(call.get("type")))))
+    error = next((body["error"] for body in bodies if body.get("error")), None) or step.object.get("last_error")
+    said = as_object(error)
+    message = as_text(said.get("message")) or as_text(error)
+    return Failure("tool_failed", error_code(said) or tool_name(call), message, *(step.shown or ended))
+
+
+def _of_response(source: Source) -> Failure:
+    code = source.error_code or (None if source.status is None else str(source.status))
+    return Failure("http_error", code, source.error_message, source.stream_id, 0)  # $response comes first
