@@ -111,7 +111,8 @@ VIEWS = {
     "v_steps": View(
         "a step of a run",
         sa.select(
-            *(run_steps.c[name] for name in ("run_id", "step_id", "ordinal", "type", "status")),
+            runs.c.run_id,
+            *(run_steps.c[name] for name in ("step_id", "ordinal", "type", "status")),
             run_steps.c.created_at.label("started_at"),
             _step_s.label("duration_s"),
             run_steps.c.tool_calls,
@@ -142,7 +143,8 @@ VIEWS = {
     "v_tool_calls": View(
         "a tool call",
         sa.select(
-            *(tool_calls.c[name] for name in ("run_id", "step_id", "ordinal", "tool_call_id", "type", "name")),
+            runs.c.run_id,
+            *(tool_calls.c[name] for name in ("step_id", "ordinal", "tool_call_id", "type", "name")),
             *(tool_calls.c[name] for name in ("arguments_bytes", "output_bytes")),
             _step_s.label("duration_s"),
             _flag(tool_calls.c.failed).label("failed"),

@@ -40,7 +40,10 @@ ADDED: dict[str, dict[str, Any]] = {
 
 INDEXES = {
     "runs_began_at": ("runs", ["began_at"]),
-    "runs_model": ("runs", ["model", "began_at"]),
+    "runs_model": ("runs", ["model", "began_at", "session_id"]),
+    "runs_status": ("runs", ["status", "state", "session_id"]),
+    "runs_thread_id": ("runs", ["thread_id"]),
+    "ix_session_streams_thread_id": ("session_streams", ["thread_id"]),
     "runs_usage": ("runs", ["hour", "protocol", "model", "assistant_id", *COUNTERS, "run_key"]),
     "runs_session": ("runs", ["session_id", "failed", "state", *COUNTERS, "run_key"]),
     "sessions_label": ("sessions", ["label", "last_started_at"]),

@@ -79,7 +79,9 @@ runs = sa.Table(
     sa.Column("source_object", sa.Text),  # JSON: the object as the API gave it, where that is no Run
     sa.Index("runs_run_id", "run_id"),
     sa.Index("runs_began_at", "began_at"),
-    sa.Index("runs_model", "model", "began_at"),
+    sa.Index("runs_model", "model", "began_at", "session_id"),
+    sa.Index("runs_status", "status", "state", "session_id"),
+    sa.Index("runs_thread_id", "thread_id"),
     # These two hold all that usage_hourly and sessions are computed from: the rows themselves, with their objects, stay unread.
     sa.Index("runs_usage", "hour", "protocol", "model", "assistant_id", *COUNTERS, "run_key"),
     sa.Index("runs_session", "session_id", "failed", "state", *COUNTERS, "run_key"),

@@ -20,7 +20,7 @@ session_streams = sa.Table(
     sa.Column("stream_id", StreamID, primary_key=True),
     sa.Column("session_id", sa.Text, nullable=False, index=True),
     sa.Column("label", sa.Text),
-    sa.Column("thread_id", sa.Text),
+    sa.Column("thread_id", sa.Text, index=True),
     sa.Column("protocol", sa.Text),
     sa.Column("method", sa.Text, nullable=False),
     sa.Column("host", sa.Text, nullable=False),
