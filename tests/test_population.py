@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from recorder import database, jsontext, log, queries
 from recorder.log import Row
 from recorder.projections import READ_MODEL, runner
-from recorder.projections.runs import COUNTERS
+from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import session_streams
 from recorder.projections.verify import Report, verify
 from tests.population import making
@@ -88,6 +88,23 @@ def test_usage_is_what_was_planted(engine: sa.Engine, planted: Planted) -> None:
         (total,) = queries.usage(connection)
     assert by_model == {model: {name: sums[name] for name in names} for model, sums in planted.usage.items()}
     assert total == {name: planted.total(name) for name in names}
+
+
+def test_each_run_has_its_usage_from_who_says_it(engine: sa.Engine, planted: Planted) -> None:
+    by_source = sa.select(sa.func.coalesce(runs.c.usage_source, ""), sa.func.count()).group_by(runs.c.usage_source)
+    with database.read(engine) as connection:
+        found = {row[0]: row[1] for row in connection.execute(by_source)}
+    assert found == dict(planted.sources)
+    assert set(found) == {"run", "steps", "response", ""}
+
+
+def test_each_run_failed_as_was_planted(engine: sa.Engine, planted: Planted) -> None:
+    by_kind = sa.select(runs.c.failure_kind, sa.func.count()).group_by(runs.c.failure_kind)
+    with database.read(engine) as connection:
+        found = {row[0]: row[1] for row in connection.execute(by_kind)}
+        counted = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
+    assert found == {**planted.failures, None: planted.runs - planted.failures.total()}
+    assert counted == planted.failures + planted.stream_failures
 
 
 def test_streams_without_a_run_are_those_that_were_refused(engine: sa.Engine, planted: Planted) -> None:

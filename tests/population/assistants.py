@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.population.turn import QUESTION, Event, Exchange, Turn, finished, id_of, odd, pieces
+from tests.population.turn import QUESTION, Event, Exchange, Turn, Usage, finished, id_of, odd, pieces
 
 _HOSTS = {
     0: ("contoso.openai.azure.com", "/openai", "api-version=2024-05-01-preview"),
@@ -179,7 +179,7 @@ class _Told:
 
     def run(self, status: str, action: str = "null") -> str:
         turn = self.turn
-        ends = status in ("completed", "failed", "incomplete", "cancelled", "expired")
+        ends = status in ("completed", "failed", "incomplete", "cancelled", "expired") and turn.usage_source == "run"
         at = {"completed": "null", "failed": "null", "cancelled": "null"} | {status: str(turn.ended)}
         error = f"{{{turn.error}}}" if status == "failed" else "null"
         details = f'{{"reason":"{turn.code}"}}' if status == "incomplete" else "null"
@@ -190,18 +190,8 @@ class _Told:
             f'"required_action":{action},"last_error":{error},"model":"{turn.model}","instructions":"{_INSTRUCTIONS}",'
             f'"tools":{_TOOLS[turn.assistant % len(_TOOLS)]},"metadata":{{}},"temperature":1.0,"top_p":1.0,'
             f'"max_completion_tokens":null,"max_prompt_tokens":null,"truncation_strategy":{{"type":"auto","last_messages":null}},'
-            f'"incomplete_details":{details},"usage":{self.usage() if ends else "null"},"response_format":"auto",'
+            f'"incomplete_details":{details},"usage":{_usage(turn.usage) if ends else "null"},"response_format":"auto",'
             f'"tool_choice":"auto","parallel_tool_calls":true}}'
-        )
-
-    def usage(self) -> str:
-        usage = self.turn.usage
-        if usage is None:
-            return "null"
-        cached = "" if usage.cached_tokens is None else f',"prompt_token_details":{{"cached_tokens":{usage.cached_tokens}}}'
-        return (
-            f'{{"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
-            f'"total_tokens":{usage.total_tokens}{cached}}}'
         )
 
     def step(self, letter: str, status: str, type: str, calls: str = "[]") -> str:
@@ -209,12 +199,16 @@ class _Told:
         own = calls if type == "tool_calls" else f'{{"message_id":"{self.message_id}"}}'
         at = {"completed": "null", "failed": "null", "cancelled": "null"} | {status: str(turn.created + 2)}
         error = f"{{{turn.error}}}" if status == "failed" else "null"
+        own_usage = "null"
+        if status == "completed" and turn.says_steps and turn.usage:
+            first, rest = turn.usage.halved() if turn.tool else (None, turn.usage)
+            own_usage = _usage(first if letter == "a" else rest)
         created = turn.created + (1 if letter == "a" else 2)
         return (
             f'{{"id":"step_{letter}{self.run_id}","object":"thread.run.step","created_at":{created},'
             f'"run_id":"{self.run_id}",{self.of},"type":"{type}","status":"{status}","cancelled_at":{at["cancelled"]},'
             f'"completed_at":{at["completed"]},"expires_at":{turn.created + 600},"failed_at":{at["failed"]},"last_error":{error},'
-            f'"step_details":{{"type":"{type}","{type}":{own}}},"usage":null}}'
+            f'"step_details":{{"type":"{type}","{type}":{own}}},"usage":{own_usage}}}'
         )
 
     def message(self, status: str, content: str) -> str:
@@ -232,3 +226,13 @@ class _Told:
 def _function(output: str | None, arguments: str = _WHOLE_ARGUMENTS, final: bool = False) -> str:
     shown = "" if final else ',"output":null' if output is None else f',"output":"{output}"'
     return f'"function":{{"name":"tide","arguments":"{arguments}"{shown}}}'
+
+
+def _usage(usage: Usage | None) -> str:
+    if usage is None:
+        return "null"
+    cached = "" if usage.cached_tokens is None else f',"prompt_token_details":{{"cached_tokens":{usage.cached_tokens}}}'
+    return (
+        f'{{"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
+        f'"total_tokens":{usage.total_tokens}{cached}}}'
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from random import Random
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from recorder import database, log
 from recorder.log import Row, Stream
+from recorder.projections.runs import COUNTERS
 from tests.population import anthropic, assistants, chat, responses
 from tests.population.plan import KINDS, sessions
 from tests.population.turn import MESSAGES, Event, Exchange, Turn, has_tail, id_of
@@ -25,7 +26,6 @@ EPOCH = 1_785_542_400  # Unix seconds: 2026-08-01
 BATCH = 20_000
 """Rows that fill() appends in one transaction."""
 
-COUNTERS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "total_tokens")
 
 _EXCHANGES: dict[str, Callable[[Turn], list[Exchange]]] = {
     "assistants": assistants.exchanges,
@@ -59,9 +59,11 @@ class Made(NamedTuple):
 
 @dataclass
 class Planted:
-    """What a population holds. usage: {model: {counter: sum, null where no run said it}}, with runs and runs_without_usage.
+    """What a population holds.
 
-    failures: {kind: runs}. stream_failures: {kind: streams without a run}. anomalies: {kind: how many}.
+    usage: {model: {counter: sum, null where no run said it}}, with runs and runs_without_usage. sources: {who says a run's
+    usage, '' for nobody: runs}. failures: {kind: runs}. stream_failures: {kind: streams without a run}. anomalies: {kind: how
+    many}. shapes: {protocol and shape: runs}.
     """
 
     runs: int = 0
@@ -69,6 +71,7 @@ class Planted:
     events: int = 0
     bytes: int = 0
     usage: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    sources: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     stream_failures: Counter[str] = field(default_factory=Counter)
     anomalies: Counter[str] = field(default_factory=Counter)
@@ -82,6 +85,7 @@ class Planted:
     def run(self, turn: Turn) -> None:
         self.runs += 1
         self.shapes[f"{turn.protocol} {turn.shape}"] += 1
+        self.sources[turn.usage_source or ""] += 1
         if turn.shape != "completed":
             self.failures[KINDS.get(turn.shape, turn.shape)] += 1
         if turn.shape == "cut" and has_tail(turn):
@@ -103,11 +107,11 @@ class Planted:
         return sum(known) if known else None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Planted:
-        counted = ("failures", "stream_failures", "anomalies", "shapes")
+        counted = ("sources", "failures", "stream_failures", "anomalies", "shapes")
         return cls(**{key: Counter(found) if key in counted else found for key, found in value.items()})
 
 

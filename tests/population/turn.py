@@ -25,6 +25,11 @@ class Usage(NamedTuple):
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
+    def halved(self) -> tuple[Usage, Usage]:
+        """Two that add up to it."""
+        first = Usage(*(None if count is None else count // 2 for count in self))  # type: ignore[arg-type]
+        return first, Usage(*(None if count is None else count - count // 2 for count in self))  # type: ignore[arg-type]
+
 
 class Turn(NamedTuple):
     """One run to be made.
@@ -62,6 +67,18 @@ class Turn(NamedTuple):
     @property
     def ended(self) -> int:
         return self.created + 2 + self.size // 40
+
+    @property
+    def usage_source(self) -> str | None:
+        """Who says its usage: run, steps or response."""
+        if self.usage is None:
+            return None
+        return ("steps" if self.says_steps and self.draw % 32 == 0 else "run") if self.protocol == "assistants" else "response"
+
+    @property
+    def says_steps(self) -> bool:
+        """Whether the steps of a run say their usage."""
+        return self.protocol == "assistants" and self.shape == "completed" and self.draw % 2 == 0
 
     @property
     def error_code(self) -> str:
