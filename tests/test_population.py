@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +90,37 @@ def test_usage_is_what_was_planted(engine: sa.Engine, planted: Planted) -> None:
         (total,) = queries.usage(connection)
     assert by_model == {model: {name: sums[name] for name in names} for model, sums in planted.usage.items()}
     assert total == {name: planted.total(name) for name in names}
+
+
+def test_usage_of_a_time_is_the_sum_of_its_runs(engine: sa.Engine, planted: Planted) -> None:
+    day = datetime.fromtimestamp(making.EPOCH, UTC) + timedelta(days=20)
+    hours = [(0, 24 * 30), (5, 24 * 30 + 14), (5, 18), (3, None), (None, 3), (7 / 60, 24 * 30 + 2 / 3)]
+    with database.read(engine) as connection:
+        every = connection.execute(sa.select(runs)).mappings().all()
+        for first, last in hours:
+            since, until = (None if hour is None else day + timedelta(hours=hour) for hour in (first, last))
+            chosen = [run for run in every if (not since or run["began_at"] >= since) and (not until or run["began_at"] < until)]
+            for by in (None, *queries.USAGE_BY):
+                found = queries.usage(connection, by, since, until)
+                shown = {row[queries.KEY_OF[by]] if by else None: [row[name] for name in ("runs", *COUNTERS)] for row in found}
+                assert len(shown) == len(found)
+                assert shown == sums_by(by, chosen), (by, since, until)
+
+
+def sums_by(by: str | None, chosen: list[Any]) -> dict[Any, list[int | None]]:
+    """{group: how many runs it has, and the sums of their counters}."""
+    grouped: dict[Any, list[Any]] = {}
+    for run in chosen:
+        hour = run["hour"].isoformat().replace("+00:00", "Z")
+        key = {None: None, "day": hour[:10], "hour": hour}[by] if by in (None, "day", "hour") else run[queries.KEY_OF[by]]
+        grouped.setdefault(key, []).append(run)
+    return {
+        key: [
+            len(some),
+            *(sum(known) if (known := [run[name] for run in some if run[name] is not None]) else None for name in COUNTERS),
+        ]
+        for key, some in grouped.items()
+    }
 
 
 def test_each_run_has_its_usage_from_who_says_it(engine: sa.Engine, planted: Planted) -> None:
