@@ -76,7 +76,7 @@ class Price(NamedTuple):
 
     model: as the price list names it, `openai/gpt-4o`, or the file of the user. date: the day from which it holds, where the list
     says one (a price that has not changed since the list began has none). source: the list and its version, or the file's name.
-    unit: how many of the rates' units make a billionth of a dollar. levels: (prompt tokens beyond which they hold, rates), ascending.
+    unit: how many of the rates' units make a billionth of a dollar. levels: (prompt tokens beyond which they hold, rates), in order.
     """
 
     model: str
@@ -275,9 +275,8 @@ def _since(info: ModelInfo, at: datetime) -> tuple[date | None, bool]:
         return None, True
     constraints = [each.constraint for each in info.prices]
     lasting = all(each is None or hasattr(each, "start_date") for each in constraints)
-    holding = next(
-        (each for each in reversed(info.prices) if each.constraint is None or each.constraint.active(at)), info.prices[0]
-    )
+    active = (each for each in reversed(info.prices) if each.constraint is None or each.constraint.active(at))
+    holding = next(active, info.prices[0])
     found = getattr(holding.constraint, "start_date", None)
     return found if isinstance(found, date) else None, lasting
 
@@ -362,10 +361,9 @@ def _said(error: ValidationError) -> str:
     wrong = error.errors()[0]
     key = ".".join(str(each) for each in wrong["loc"] if not isinstance(each, int))
     if wrong["type"] == "extra_forbidden":
-        known = (
-            ["prices"] if len(wrong["loc"]) == 1 else sorted(field.alias or name for name, field in Entry.model_fields.items())
-        )
-        return f"there is no {key}; there are {', '.join(known)}"
+        fields = (PriceFile if len(wrong["loc"]) == 1 else Entry).model_fields
+        known = ", ".join(sorted(field.alias or name for name, field in fields.items()))
+        return f"there is no {key}; there is {known}"
     if wrong["type"] == "missing":
         return f"{key} is missing"
     reason = wrong["msg"].removeprefix("Value error, ")

@@ -396,7 +396,7 @@ def _queue(connection: sa.Connection, ids: list[str]) -> None:
 
 
 def _sweep(engine: sa.Engine) -> None:
-    """Delete rows that no fold supports, and note everything to be summed up again. They are looked for without a lock, which is long."""
+    """Delete rows that no fold supports, and note all to be summed up. They are looked for without a lock, which is long."""
     for table, column, supported in (
         (folds, folds.c.stream_id, heads.c.stream_id),
         (session_streams, session_streams.c.stream_id, heads.c.stream_id),
