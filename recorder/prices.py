@@ -76,7 +76,7 @@ class Price(NamedTuple):
 
     model: as the price list names it, `openai/gpt-4o`, or the file of the user. date: the day from which it holds, where the list
     says one (a price that has not changed since the list began has none). source: the list and its version, or the file's name.
-    unit: how many of the rates' units make a billionth of a dollar. levels: (prompt tokens beyond which they hold, rates), in order.
+    unit: how many of the rates' units make a billionth of a dollar. levels: (prompt tokens beyond which they hold, rates).
     """
 
     model: str
