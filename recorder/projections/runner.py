@@ -83,7 +83,15 @@ def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[st
             done += count
             if progress:
                 progress(count)
-            size = max(1, size // 2) if took > WRITE_SECONDS else min(512, size * 2) if took < WRITE_SECONDS / 3 else size
+            size = _next_size(size, took)
+
+
+def _next_size(size: int, took: float) -> int:
+    """How many streams the next step takes, when these many took so long to write: towards WRITE_SECONDS, half or twice at most.
+
+    Much of a step's time does not depend on its size, so a step that is shorter than it may be is wasted.
+    """
+    return max(1, min(512, round(size * min(2.0, max(0.5, WRITE_SECONDS / took)))))
 
 
 def behind(engine: sa.Engine) -> int:
@@ -151,13 +159,15 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
     keys |= answered_runs(connection, ids)
     connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
     connection.execute(tool_answers.delete().where(tool_answers.c.stream_id.in_(ids)))
-    kept = [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
-    _insert(connection, folds, kept)
     _insert(connection, tool_answers, [row for entry in batch for row in answer_rows(entry.stream, entry.fold)])
     keys |= answered_runs(connection, ids)
     keys.discard(STREAM)
     note(connection, *_touched(connection, ids, keys))
     places = _replace_runs(connection, batch, states, keys)
+    # After the runs: what else is known of them is read from the folds, and need not be sifted out of these.
+    _insert(
+        connection, folds, [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
+    )
     for table in (session_streams, silences):
         connection.execute(table.delete().where(table.c.stream_id.in_(ids)))
     rows, failed, paused = [], [], []
