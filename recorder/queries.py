@@ -6,7 +6,6 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ import sqlalchemy as sa
 from recorder import database, jsontext, log
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
+from recorder.projections import costs
 from recorder.projections.anomalies import anomalies
-from recorder.projections.costs import costs, costs_hourly
 from recorder.projections.failures import failures as failure_rows
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
@@ -299,6 +298,7 @@ def usage(
 ) -> list[dict[str, Any]]:
     """Token sums, over all runs or by one of USAGE_BY. A sum of unknown values is null, and runs without usage are counted.
 
+    cost_usd is what those runs cost whose cost is known, the others are counted as runs_without_cost.
     since and until are of the runs' creation. zone: whose days and hours those are. limit: the latest sessions or labels, or
     of anything else the first. The rollups answer where they can; a time within an hour is summed from the runs themselves.
     """
@@ -315,43 +315,17 @@ def usage(
                 row[name] = (row[name] or 0) + int(value)
     if by is None and not found:
         found[None] = dict.fromkeys(SUMS)
-    for row in found.values():
+    for key, row in found.items():
         row["runs"], row["runs_without_usage"] = row["runs"] or 0, row["runs_without_usage"] or 0
+        found[key] = _with_cost(row)
     ordered = list(found) if by in ("session", "label") else sorted(found, key=lambda key: (key is None, str(key)))
     return [found[key] for key in ordered if by is None or found[key]["runs"]][:limit]
 
 
-def cost(
-    connection: sa.Connection,
-    by: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    zone: tzinfo = UTC,
-    among: Collection[str] | None = None,
-) -> dict[Any, tuple[int, int]]:
-    """{group, as usage() has it: (runs whose cost is known, what they cost in billionths of a US dollar)}; no group without.
-
-    among: the sessions or labels that are asked for, where not all are.
-    """
-    from_runs = _usage_sources(by, since, until, zone)[0][0] is runs
-    table, source = (runs, runs.join(costs, costs.c.run_key == runs.c.run_key)) if from_runs else (costs_hourly, costs_hourly)
-    at = runs.c.began_at if from_runs else costs_hourly.c.hour
-    key: sa.ColumnElement[Any] = sa.null()
-    if by in ("day", "hour"):
-        key = _quarter(at) if from_runs else at
-    elif by:
-        key = table.c[KEY_OF[by]]
-    count, nusd = (sa.func.count(), costs.c.cost_nusd) if from_runs else (sa.func.sum(table.c.runs), costs_hourly.c.cost_nusd)
-    chosen = sa.select(key.label("key"), count, sa.func.sum(nusd)).select_from(source).where(_between(at, since, until))
-    if among is not None:
-        chosen = chosen.where(key.in_(among))
-    found: dict[Any, tuple[int, int]] = {}
-    for key_of, number, total in connection.execute(chosen.group_by(key) if by else chosen):
-        if number:
-            group = _group(by, key_of, zone)
-            had = found.get(group, (0, 0))
-            found[group] = had[0] + int(number), had[1] + int(total)
-    return found
+def _with_cost(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of SUMS as it is shown: its cost in dollars."""
+    nusd, known = row.pop("cost_nusd"), row.pop("runs_with_cost") or 0
+    return {**row, "cost_usd": None if nusd is None else nusd / 1e9, "runs_without_cost": row["runs"] - known}
 
 
 def _usage_sources(
@@ -404,11 +378,12 @@ def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zon
     elif by:
         key = table.c[KEY_OF[by]]
     counted: list[sa.ColumnElement[Any]] = (
-        [sa.func.count(), sa.func.sum(without_usage())]
+        [sa.func.count(), sa.func.sum(without_usage()), *(sa.func.sum(runs.c[name]) for name in COUNTERS), *costs.sums()]
         if table is runs
-        else [sa.func.sum(table.c.runs), sa.func.sum(table.c.runs_without_usage)]
+        else [sa.func.sum(table.c[name]) for name in SUMS]
     )
-    chosen = sa.select(key.label("key"), *counted, *(sa.func.sum(table.c[name]) for name in COUNTERS)).where(where)
+    chosen = sa.select(key.label("key"), *counted).where(where)
+    chosen = chosen.select_from(costs.joined) if table is runs else chosen
     if by in ("session", "label"):
         return chosen.group_by(key).order_by(sa.func.max(table.c.began_at).desc(), key)
     return chosen.group_by(key) if by else chosen
@@ -432,7 +407,7 @@ def _group(by: str | None, key: Any, zone: tzinfo) -> Any:
 
 def _usage_of_sessions(connection: sa.Connection, by: str, limit: int | None) -> list[dict[str, Any]]:
     table = sessions.c
-    names = ("runs", "runs_without_usage", *COUNTERS)
+    names = SUMS
     if by == "session":
         chosen = sa.select(table.session_id, *(table[name] for name in names)).where(table.runs > 0)
         chosen = chosen.order_by(table.last_started_at.desc(), table.session_id)
@@ -442,7 +417,9 @@ def _usage_of_sessions(connection: sa.Connection, by: str, limit: int | None) ->
         )
         chosen = chosen.group_by(table.label).order_by(sa.func.max(table.last_started_at).desc(), table.label)
     return [
-        {KEY_OF[by]: key, **{name: None if value is None else int(value) for name, value in zip(names, values, strict=True)}}
+        _with_cost(
+            {KEY_OF[by]: key, **{name: None if value is None else int(value) for name, value in zip(names, values, strict=True)}}
+        )
         for key, *values in connection.execute(chosen.limit(limit))
     ]
 

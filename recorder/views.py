@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from recorder.projections.costs import costs, joined
 from recorder.projections.failures import failures
 from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs
@@ -46,6 +47,10 @@ def _seconds(us: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.cast(us, sa.Double) / 1e6
 
 
+def _dollars(nusd: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(nusd, sa.Double) / 1e9
+
+
 def _flag(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.case((column, 1), else_=0)
 
@@ -79,8 +84,11 @@ VIEWS = {
             _seconds(runs.c.first_event_us).label("first_event_s"),
             _seconds(runs.c.first_text_us).label("first_text_s"),
             *(runs.c[name] for name in COUNTERS),
-            *(runs.c[name] for name in ("usage_source", "steps", "tool_calls", "streams", "anomalies", "stream_id")),
-        ),
+            runs.c.usage_source,
+            _dollars(costs.c.cost_nusd).label("cost_usd"),
+            costs.c.price_date,
+            *(runs.c[name] for name in ("steps", "tool_calls", "streams", "anomalies", "stream_id")),
+        ).select_from(joined),
         {
             "run_id": "the API's; `chat_` and the stream's id of a chat completion",
             "session_id": "the session it is of",
@@ -101,6 +109,8 @@ VIEWS = {
             "first_text_s": "seconds from that beginning to the first text for the user; null where there was none",
             **_TOKENS,
             "usage_source": "who said the tokens: run, steps (their sum), response; null where nobody did",
+            "cost_usd": "US dollars, by the price of its model on its day; null where that or its tokens are not known",
+            "price_date": "the day from which that price holds; null where the list says none",
             "steps": "how many steps",
             "tool_calls": "how many tool calls",
             "streams": "how many streams spoke of it",
@@ -198,6 +208,8 @@ VIEWS = {
                 when,
                 *(_known(table.c[key]).label(key) for key in KEYS),
                 *(table.c[key] for key in ("runs", "runs_without_usage", *COUNTERS)),
+                _dollars(table.c.cost_nusd).label("cost_usd"),
+                (table.c.runs - sa.func.coalesce(table.c.runs_with_cost, 0)).label("runs_without_cost"),
             ),
             {
                 when.name: meaning,
@@ -207,6 +219,8 @@ VIEWS = {
                 "runs": "how many runs",
                 "runs_without_usage": "how many of these did not say their usage, and are in none of the sums",
                 **_TOKENS,
+                "cost_usd": "US dollars, of the runs whose cost is known; null where there are none",
+                "runs_without_cost": "how many runs have no known cost",
             },
         )
         for name, about, table, when, meaning in (

@@ -17,10 +17,11 @@ import sqlalchemy as sa
 from recorder import database, prices, queries
 from recorder.cli import main
 from recorder.projections import PRICED, runner
-from recorder.projections.costs import costs, costs_hourly
+from recorder.projections.costs import COSTS, costs
 from recorder.projections.pending_sums import pending_sums
 from recorder.projections.recost import recost
 from recorder.projections.runs import runs
+from recorder.projections.usage import usage_hourly
 from recorder.projections.verify import verify
 from tests import commands, writing
 from tests.test_queries import on, tokens
@@ -53,7 +54,7 @@ def known(engine: sa.Engine) -> dict[str, int]:
 
 
 def exact(engine: sa.Engine) -> None:
-    """Assert that costs_hourly is the sum of the costs by hour, protocol, model and assistant, and that nothing is left to do."""
+    """Assert that the sums hold those of the costs, by hour, protocol, model and assistant, and that nothing is left to do."""
     want: dict[tuple[Any, ...], list[int]] = {}
     cost = known(engine)
     for run in rows(engine, runs):
@@ -61,7 +62,8 @@ def exact(engine: sa.Engine) -> None:
             key = run["hour"], *(run[name] or "" for name in ("protocol", "model", "assistant_id"))
             want.setdefault(key, []).append(cost.pop(run["run_key"]))
     assert cost == {}, "costs of no run"
-    have = {tuple(row.values())[:4]: tuple(row.values())[4:] for row in rows(engine, costs_hourly)}
+    have = {tuple(row.values())[:4]: tuple(row[name] for name in COSTS) for row in rows(engine, usage_hourly)}
+    have = {key: sums for key, sums in have.items() if sums != (0, None)}
     assert have == {key: (len(found), sum(found)) for key, found in want.items()}
     assert rows(engine, pending_sums) == []
 
@@ -153,17 +155,16 @@ def test_deleting_removes_what_runs_cost(filled: sa.Engine) -> None:
     assert set(known(filled)) == {"run_b"}
     exact(filled)
     runner.erase(filled, [stream_id(number) for number in range(5)])
-    assert [rows(filled, table) for table in PRICED] == [[], []]
+    assert [rows(filled, table) for table in PRICED] == [[]]
 
 
 def test_a_rebuild_prices_all_again_and_removes_what_belongs_to_no_run(filled: sa.Engine) -> None:
     stray = {"run_key": "run_x", "cost_nusd": 1, "price_date": None, "price_model": "x", "source": "x"}
-    hour = {"hour": datetime(2020, 1, 1, tzinfo=UTC), "protocol": "", "model": "", "assistant_id": "", "runs": 1, "cost_nusd": 1}
     want = rows(filled, costs)
     with database.write(filled) as connection:
         connection.execute(costs.update().values(cost_nusd=1))
         connection.execute(costs.insert().values(stray))
-        connection.execute(costs_hourly.insert().values(hour))
+        connection.execute(usage_hourly.update().values(cost_nusd=1))
     runner.rebuild(filled)
     assert rows(filled, costs) == want
     exact(filled)
@@ -348,7 +349,7 @@ def test_without_library_and_file_all_works_and_nothing_is_noted(engine: sa.Engi
     done = without("usage", "--json", db=url)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)[0]["prompt_tokens"] == 1000
-    assert [rows(engine, table) for table in (costs, costs_hourly, pending_sums)] == [[], [], []]
+    assert [rows(engine, table) for table in (costs, pending_sums)] == [[], []]
     done = without("recost", db=url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: there are no prices: install runstep-recorder[prices], or give your own with --prices FILE\n"
@@ -401,21 +402,21 @@ def test_costs_by_group_are_those_of_the_runs_that_usage_counts(filled: sa.Engin
         first, last = (None if seconds is None else at + timedelta(seconds=seconds) for seconds in (since, until))
         with database.read(filled) as connection:
             usage = queries.usage(connection, by, first, last, zone)
-            found = queries.cost(connection, by, first, last, zone)
         within = [key for key in cost if (first is None or began[key] >= first) and (last is None or began[key] < last)]
-        assert sum(total for _, total in found.values()) == sum(cost[key] for key in within)
-        assert sum(number for number, _ in found.values()) == len(within)
-        counted = {row[queries.KEY_OF[by]] if by else None: row["runs"] for row in usage}
         if by != "label":  # which a run need not have
-            assert all(number <= counted[key] for key, (number, _) in found.items())
+            assert round(sum(row["cost_usd"] or 0 for row in usage) * 10**9) == sum(cost[key] for key in within)
+            assert sum(row["runs"] - row["runs_without_cost"] for row in usage) == len(within)
 
 
-def test_costs_by_model_and_of_some_sessions(filled: sa.Engine) -> None:
+def test_costs_by_model_and_of_a_label(filled: sa.Engine) -> None:
     with database.read(filled) as connection:
-        assert queries.cost(connection, "model") == {
-            "gpt-4o": (2, 2 * GPT_4O - 600 * 1250),
-            "gpt-4o-mini": (1, MINI),
+        by_model = {row["model"]: (row["cost_usd"], row["runs_without_cost"]) for row in queries.usage(connection, "model")}
+        assert by_model == {
+            "gpt-4o": ((2 * GPT_4O - 600 * 1250) / 10**9, 1),
+            "gpt-4o-mini": (MINI / 10**9, 0),
+            "my-own": (None, 1),
         }
-        assert queries.cost(connection, "label", among=["mine"]) == {"mine": (1, GPT_4O)}
-        sessions = queries.cost(connection, "session")
-        assert queries.cost(connection, "session", among=["mine"]) == {"mine": sessions["mine"]} == {"mine": (1, GPT_4O)}
+        (labelled,) = (row for row in queries.usage(connection, "label") if row["label"] == "mine")
+        assert (labelled["cost_usd"], labelled["runs_without_cost"]) == (GPT_4O / 10**9, 0)
+        (session,) = (row for row in queries.usage(connection, "session") if row["session_id"] == "mine")
+        assert session["cost_usd"] == GPT_4O / 10**9

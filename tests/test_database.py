@@ -19,9 +19,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from recorder import database, log
+from recorder.collect.import_ import import_paths
 from recorder.collect.lease import writers
 from recorder.errors import DatabaseError, ReadOnlyError
-from recorder.projections import PRICED, PROJECTED, WORKING
+from recorder.projections import PRICED, PROJECTED, WORKING, runner
 
 
 def alembic_config() -> Config:
@@ -45,7 +46,25 @@ def sqlite_file(path: Path, script: str) -> None:
         connection.executescript(script)
 
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
 # The schema.
+
+
+def test_foreign_keys_of_a_file_lead_where_they_say(tmp_path: Path) -> None:
+    """For tools that follow them. Nothing enforces them, and all that recorder writes keeps them."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    engine = database.connect(url)
+    import_paths(engine, [str(FIXTURES / name) for name in ("assistants", "chat", "responses", "anthropic", "recordings")])
+    runner.catch_up(engine)
+    with engine.connect() as connection:
+        known = {name: connection.exec_driver_sql(f"PRAGMA foreign_key_list({name})").all() for name in database.metadata.tables}
+        assert {row[2] for row in known["failures"]} == {"runs", "streams", "sessions"}
+        assert [row[2] for row in known["events"]] == ["streams"]
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    engine.dispose()
 
 
 def test_the_migrations_add_up_to_the_metadata(engine: sa.Engine) -> None:
@@ -54,7 +73,8 @@ def test_the_migrations_add_up_to_the_metadata(engine: sa.Engine) -> None:
             connection,
             opts={"version_table": database.VERSION_TABLE, "compare_type": True, "compare_server_default": True},
         )
-        assert compare_metadata(context, database.metadata) == []
+        found = compare_metadata(context, database.metadata)
+    assert [difference for difference in found if difference[0] != "remove_fk"] == []  # SQLite's are for those who look at it
 
 
 def test_the_migrations_make_the_keys_of_the_metadata(engine: sa.Engine) -> None:

@@ -149,7 +149,7 @@ def test_a_question_that_does_is_found_out(filled: sa.Engine) -> None:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         assert read_whole(connection, "SELECT count(*) FROM events WHERE data LIKE 'x'", ()) == {"events"}
-        assert read_whole(connection, "SELECT * FROM v_runs WHERE failure_message = 'x'", ()) == {"runs"}
+        assert read_whole(connection, "SELECT * FROM runs WHERE failure_message = 'x'", ()) == {"runs"}
 
 
 @pytest.mark.parametrize("name", VIEWS)

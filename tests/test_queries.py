@@ -220,6 +220,8 @@ def test_usage_in_all(used: sa.Engine) -> None:
         "completion_tokens": 57,
         "reasoning_tokens": row["reasoning_tokens"],
         "total_tokens": 168,
+        "cost_usd": row["cost_usd"],
+        "runs_without_cost": row["runs_without_cost"],
     }
 
 

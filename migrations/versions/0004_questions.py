@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from recorder import views
 from recorder.database import UTCTime
 
 revision = "0004"
@@ -98,11 +97,9 @@ def upgrade() -> None:
             *(sa.Column(each, sa.BigInteger(), nullable=True) for each in COUNTERS),
             sa.PrimaryKeyConstraint(*keys),
         )
-    views.create(op.get_bind())
 
 
 def downgrade() -> None:
-    views.drop(op.get_bind())
     for table in ("usage_totals", "usage_daily", "silences", "failures"):
         op.drop_table(table)
     for name, (table, _) in INDEXES.items():

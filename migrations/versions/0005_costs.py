@@ -1,14 +1,16 @@
-"""What runs cost, and the sums of that by hour."""
+"""What runs cost, and that in the sums of usage and sessions."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-from recorder.database import UTCTime
+from recorder import views
 
 revision = "0005"
 down_revision = "0004"
+
+SUMS = ("usage_hourly", "usage_daily", "usage_totals", "sessions")
 
 
 def upgrade() -> None:
@@ -22,17 +24,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_key"),
         sqlite_with_rowid=False,
     )
-    op.create_table(
-        "costs_hourly",
-        sa.Column("hour", UTCTime(), nullable=False),
-        *(sa.Column(name, sa.Text(), nullable=False) for name in ("protocol", "model", "assistant_id")),
-        sa.Column("runs", sa.BigInteger(), nullable=False),
-        sa.Column("cost_nusd", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("hour", "protocol", "model", "assistant_id"),
-        sqlite_with_rowid=False,
-    )
+    for table in SUMS:
+        for name in ("runs_with_cost", "cost_nusd"):
+            op.add_column(table, sa.Column(name, sa.BigInteger(), nullable=True))
+    views.create(op.get_bind())
 
 
 def downgrade() -> None:
-    op.drop_table("costs_hourly")
+    views.drop(op.get_bind())
+    for table in SUMS:
+        for name in ("runs_with_cost", "cost_nusd"):
+            op.drop_column(table, name)
     op.drop_table("costs")

@@ -1,4 +1,4 @@
-"""`costs` and `costs_hourly`: what runs cost, in billionths of a US dollar.
+"""`costs`: what runs cost, in billionths of a US dollar. The sums of usage and sessions hold the sums of it.
 
 They are no function of the log, since prices change: `recorder recost` computes them again. A run whose row is replaced loses its
 cost in the same transaction, and has it again when what was noted is summed up; a run without a row here has no known cost.
@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from recorder.database import UTCTime, metadata, slices
+from recorder.database import metadata, slices
+from recorder.log import streams
 from recorder.prices import Prices, Tokens
 from recorder.projections.runs import runs
-from recorder.projections.sessions import session_streams
-from recorder.projections.usage import KEYS
 
 costs = sa.Table(
     "costs",
@@ -29,24 +28,26 @@ costs = sa.Table(
     sqlite_with_rowid=False,
 )
 
-costs_hourly = sa.Table(
-    "costs_hourly",
-    metadata,
-    sa.Column("hour", UTCTime, primary_key=True),
-    *(sa.Column(name, sa.Text, primary_key=True) for name in KEYS),  # as in usage_hourly
-    sa.Column("runs", sa.BigInteger, nullable=False),  # that have a cost
-    sa.Column("cost_nusd", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
+TABLES = (costs,)
 
-TABLES = (costs, costs_hourly)
+COSTS = ("runs_with_cost", "cost_nusd")
+"""What sums say of costs: how many of their runs have one, and what these cost; null where none has."""
+
+
+def sums() -> list[sa.ColumnElement[Any]]:
+    """COSTS over runs that are joined with their costs."""
+    return [sa.func.count(costs.c.run_key), sa.cast(sa.func.sum(costs.c.cost_nusd), sa.BigInteger)]
+
+
+joined = runs.outerjoin(costs, costs.c.run_key == runs.c.run_key)
+"""Runs with their costs."""
 
 
 class Priced(NamedTuple):
     """How the pricing of some runs came out.
 
     without_usage: runs whose tokens are not known, or make no sense. without_price: {model: runs}, all others without a cost.
-    hours: whose sums have changed. before, after: billionths of a US dollar.
+    hours, sessions: whose sums have changed. before, after: billionths of a US dollar.
     """
 
     runs: int
@@ -55,19 +56,18 @@ class Priced(NamedTuple):
     without_usage: int
     without_price: dict[str | None, int]
     hours: set[datetime]
+    sessions: set[str]
     before: int
     after: int
 
 
 _RUNS = sa.select(
-    *(runs.c[name] for name in ("run_key", "protocol", "model", "hour", "began_at")),
+    *(runs.c[name] for name in ("run_key", "protocol", "model", "hour", "began_at", "session_id")),
     *(runs.c[name] for name in ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")),
-    session_streams.c.host,
+    streams.c.host,
     *costs.c[1:],
 ).select_from(
-    runs.outerjoin(session_streams, session_streams.c.stream_id == runs.c.stream_id).outerjoin(
-        costs, costs.c.run_key == runs.c.run_key
-    )
+    runs.outerjoin(streams, streams.c.stream_id == runs.c.stream_id).outerjoin(costs, costs.c.run_key == runs.c.run_key)
 )
 
 
@@ -76,10 +76,11 @@ def apply(connection: sa.Connection, keys: Iterable[str], prices: Prices) -> Pri
     count = without_usage = before = after = found = 0
     unknown: dict[str | None, int] = {}
     hours: set[datetime] = set()
+    sessions: set[str] = set()
     gone: list[str] = []
     new: list[dict[str, Any]] = []
     for some in slices(keys):
-        for key, protocol, model, hour, began_at, *given in connection.execute(_RUNS.where(runs.c.run_key.in_(some))):
+        for key, protocol, model, hour, began_at, session_id, *given in connection.execute(_RUNS.where(runs.c.run_key.in_(some))):
             tokens, (host, *had) = Tokens(*given[:5]), given[5:]
             count += 1
             cost = prices.cost(protocol, host or "", model, began_at or hour, tokens)
@@ -95,6 +96,7 @@ def apply(connection: sa.Connection, keys: Iterable[str], prices: Prices) -> Pri
             if now == tuple(had):
                 continue
             hours.add(hour)
+            sessions.add(session_id)
             if had[0] is not None:
                 gone.append(key)
             if cost is not None:
@@ -102,21 +104,12 @@ def apply(connection: sa.Connection, keys: Iterable[str], prices: Prices) -> Pri
     forget(connection, gone)
     if new:
         connection.execute(costs.insert(), new)
-    return Priced(count, found, len({*gone, *(row["run_key"] for row in new)}), without_usage, unknown, hours, before, after)
+    return Priced(
+        count, found, len({*gone, *(row["run_key"] for row in new)}), without_usage, unknown, hours, sessions, before, after
+    )
 
 
 def forget(connection: sa.Connection, keys: Iterable[str]) -> None:
     """Delete the costs of these runs."""
     for some in slices(keys):
         connection.execute(costs.delete().where(costs.c.run_key.in_(some)))
-
-
-def sum_hours(connection: sa.Connection, hours: set[datetime]) -> None:
-    """Recompute the buckets of these hours from the costs of their runs."""
-    at = sorted(hours)
-    connection.execute(costs_hourly.delete().where(costs_hourly.c.hour.in_(at)))
-    keys = [runs.c.hour, *(sa.func.coalesce(runs.c[name], "") for name in KEYS)]
-    joined = runs.join(costs, costs.c.run_key == runs.c.run_key)
-    found = sa.select(*keys, sa.func.count(), sa.cast(sa.func.sum(costs.c.cost_nusd), sa.BigInteger)).select_from(joined)
-    found = found.where(runs.c.hour.in_(at)).group_by(*keys)
-    connection.execute(costs_hourly.insert().from_select(costs_hourly.c.keys(), found))

@@ -16,8 +16,8 @@ from recorder.database import metadata
 from recorder.prices import Prices
 from recorder.projections import costs, sessions, usage
 
-SLICES = {"session": 100, "cost": 1000, "hour": 5}
-"""How many of a kind one transaction sums up. Costs change hours, so they go before them."""
+SLICES = {"cost": 1000, "session": 100, "hour": 5}
+"""How many of a kind one transaction sums up. Costs are a part of the others' sums, so they go before them."""
 
 pending_sums = sa.Table(
     "pending_sums",
@@ -55,11 +55,10 @@ def _sum(connection: sa.Connection, kind: str, keys: list[str], prices: Prices |
     if kind == "session":
         sessions.apply(connection, set(keys))
     elif kind == "hour":
-        hours = {datetime.fromisoformat(key) for key in keys}
-        usage.apply(connection, hours)
-        costs.sum_hours(connection, hours)
+        usage.apply(connection, {datetime.fromisoformat(key) for key in keys})
     elif prices:
-        note(connection, set(), costs.apply(connection, keys, prices).hours)
+        priced = costs.apply(connection, keys, prices)
+        note(connection, priced.sessions, priced.hours)
 
 
 def _noted(connection: sa.Connection, kind: str, limit: int) -> list[str]:

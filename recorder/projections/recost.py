@@ -41,7 +41,7 @@ def recost(
 
     Where it is broken off, the runs before have their new costs, and their sums when the next projection is done.
     """
-    total = Priced(0, 0, 0, 0, {}, set(), 0, 0)
+    total = Priced(0, 0, 0, 0, {}, set(), set(), 0, 0)
     at: tuple[Any, str] | None = None
     columns = runs.c.began_at, runs.c.run_key
     while True:
@@ -54,7 +54,7 @@ def recost(
             break
         with only_projector(engine), database.write(engine) as connection:
             priced = costs.apply(connection, [key for _, key in found], prices)
-            note(connection, set(), priced.hours)
+            note(connection, priced.sessions, priced.hours)
         total = _added(total, priced)
         at = found[-1][0], found[-1][1]
         if progress:
@@ -74,6 +74,7 @@ def _added(total: Priced, one: Priced) -> Priced:
         total.without_usage + one.without_usage,
         without_price,
         total.hours | one.hours,
+        total.sessions | one.sessions,
         total.before + one.before,
         total.after + one.after,
     )

@@ -426,7 +426,6 @@ def _sweep(engine: sa.Engine) -> None:
         known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())
         hours = set(connection.execute(sa.select(usage.usage_hourly.c.hour).distinct()).scalars())
         hours.update(connection.execute(sa.select(runs.c.hour).distinct()).scalars())
-        hours.update(connection.execute(sa.select(costs.costs_hourly.c.hour).distinct()).scalars())
     for some in slices(known):
         with database.write(engine) as connection:
             note(connection, set(some), set())

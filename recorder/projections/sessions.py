@@ -10,7 +10,9 @@ import sqlalchemy as sa
 from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata, slices
 from recorder.log import Stream
+from recorder.projections import costs
 from recorder.projections.anomalies import anomalies
+from recorder.projections.costs import COSTS
 from recorder.projections.runs import COUNTERS, runs, text, without_usage
 from recorder.protocols.fold import StreamFold
 
@@ -54,7 +56,7 @@ sessions = sa.Table(
     sa.Column("unknown", sa.Integer, nullable=False),  # runs whose end nobody saw
     sa.Column("anomalies", sa.Integer, nullable=False),
     sa.Column("runs_without_usage", sa.Integer),
-    *(sa.Column(name, sa.BigInteger) for name in COUNTERS),
+    *(sa.Column(name, sa.BigInteger) for name in (*COUNTERS, *COSTS)),
     sa.Column("started_at", UTCTime, nullable=False),  # of its first stream
     sa.Column("last_started_at", UTCTime, nullable=False),  # of its latest
     sa.Index("sessions_last_started_at", "last_started_at"),
@@ -115,7 +117,7 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
         .group_by(streams.session_id)
     ).mappings()
     counts: dict[str, Any] = {"runs": 0, "failed": 0, "unknown": 0, "anomalies": 0, "runs_without_usage": 0}
-    counts |= dict.fromkeys(COUNTERS)
+    counts |= dict.fromkeys((*COUNTERS, *COSTS))
     rows = {found["session_id"]: {**found, **counts} for found in by_session}
     for found in connection.execute(
         sa.select(
@@ -125,7 +127,9 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
             sa.func.sum(sa.case((runs.c.state == "unknown", 1), else_=0)).label("unknown"),
             sa.func.sum(without_usage()).label("runs_without_usage"),
             *(sa.func.sum(runs.c[name]).label(name) for name in COUNTERS),
+            *(column.label(name) for name, column in zip(COSTS, costs.sums(), strict=True)),
         )
+        .select_from(costs.joined)
         .where(runs.c.session_id.in_(ids))
         .group_by(runs.c.session_id)
     ).mappings():
@@ -143,7 +147,10 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
     if rows:
         connection.execute(
             sessions.insert(),
-            [{**row, "events": int(row["events"]), **{name: _int(row[name]) for name in COUNTERS}} for row in rows.values()],
+            [
+                {**row, "events": int(row["events"]), **{name: _int(row[name]) for name in (*COUNTERS, *COSTS)}}
+                for row in rows.values()
+            ],
         )
 
 

@@ -13,18 +13,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from recorder.database import UTCTime, metadata
+from recorder.projections import costs
+from recorder.projections.costs import COSTS
 from recorder.projections.runs import COUNTERS, runs, without_usage
 
 KEYS = ("protocol", "model", "assistant_id")
 
-SUMS = ("runs", "runs_without_usage", *COUNTERS)
+SUMS = ("runs", "runs_without_usage", *COUNTERS, *COSTS)
 
 
 def _sums() -> list[sa.Column[Any]]:
     return [
         sa.Column("runs", sa.BigInteger, nullable=False),
         sa.Column("runs_without_usage", sa.BigInteger, nullable=False),
-        *(sa.Column(name, sa.BigInteger) for name in COUNTERS),  # null where no run of the bucket said it
+        *(sa.Column(name, sa.BigInteger) for name in (*COUNTERS, *COSTS)),  # null where no run of the bucket said it
     ]
 
 
@@ -46,7 +48,15 @@ def apply(connection: sa.Connection, hours: set[datetime]) -> None:
     """Recompute the buckets of these hours, and their days'."""
     at = sorted(hours)
     own = [sa.func.coalesce(runs.c[name], "") for name in KEYS]
-    _replace(connection, usage_hourly, usage_hourly.c.hour.in_(at), [runs.c.hour, *own], runs.c.hour.in_(at), _of_runs())
+    _replace(
+        connection,
+        usage_hourly,
+        usage_hourly.c.hour.in_(at),
+        [runs.c.hour, *own],
+        runs.c.hour.in_(at),
+        _of_runs(),
+        of=costs.joined,
+    )
     of_hours = [usage_hourly.c[name] for name in SUMS]
     _replace(
         connection,
@@ -65,7 +75,8 @@ def apply(connection: sa.Connection, hours: set[datetime]) -> None:
 
 def _of_runs() -> list[sa.ColumnElement[Any]]:
     """The counters over runs: a sum of no known value is null, not 0."""
-    return [sa.func.count(), sa.func.sum(without_usage()), *(_sum(runs.c[name]) for name in COUNTERS)]
+    counted = [sa.func.count(), sa.func.sum(without_usage()), *(_sum(runs.c[name]) for name in COUNTERS)]
+    return [*counted, *costs.sums()]
 
 
 def _sum(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -80,7 +91,9 @@ def _replace(
     where: sa.ColumnElement[bool],
     sums: Sequence[sa.ColumnElement[Any]],
     by: Sequence[sa.ColumnElement[Any]] | None = None,
+    of: sa.FromClause | None = None,
 ) -> None:
     connection.execute(table.delete().where(old))
     found = sa.select(*keys, *sums).where(where).group_by(*(by or keys))
+    found = found if of is None else found.select_from(of)
     connection.execute(table.insert().from_select([column.name for column in table.columns], found))

@@ -89,7 +89,7 @@ def killed(file: Path, durability: str, rounds: int, seed: int = SEED) -> list[R
 
 
 def event(number: int) -> bytes:
-    return b'event: thread.message.delta\ndata: {"id":"msg_1","n":%d}\n\n' % number
+    return b'event: tick\ndata: {"n":%d}\n\n' % number
 
 
 def whole_body(number: int) -> bytes:
@@ -186,7 +186,7 @@ def _looked_at(file: Path, round: int, given: dict[str, Given], *, strict: bool)
         if "/stream/" in path:
             assert SENT.startswith(body)
             assert SENT.startswith(there), "it is torn"
-            assert types in ([], ["$response", *["thread.message.delta"] * there.count(b"\n\n")])
+            assert types in ([], ["$response", *["tick"] * there.count(b"\n\n")])
             had, lacks = body.count(b"\n\n"), max(0, body.count(b"\n\n") - there.count(b"\n\n"))
         else:
             sent = whole_body(int(path.rpartition("/")[2]))

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from recorder import database, queries, views
-from recorder.database import metadata
 from recorder.log import heads
 from recorder.projections import runner
+from recorder.projections.costs import COSTS, costs
 from recorder.projections.runs import COUNTERS, runs, without_usage
 from recorder.projections.sessions import sessions
-from recorder.projections.usage import KEYS, SUMS, usage_daily, usage_hourly, usage_totals
+from recorder.projections.usage import KEYS, usage_daily, usage_hourly, usage_totals
 from tests.benchmarks.bench import median, quantile
 from tests.commands import sqlite
 from tests.population import making
@@ -34,6 +34,7 @@ from tests.proofs.transfers import memory
 TITLE = f"A log of {making.RUNS:,} runs and {making.EVENTS:,} events, and every question on it"
 CALLS = 20  # of each question
 AIM_MS = 50
+SUMS = ("runs", "runs_without_usage", *COUNTERS)
 
 Query = Callable[[sa.Connection], Any]
 
@@ -157,8 +158,7 @@ def _right(engine: sa.Engine, planted: Planted) -> Iterator[str]:
             found = by_runs.get((session_id,), (0, 0, *[None] * len(COUNTERS)))
             assert sums == (*found[2:], *found[:2]), f"{session_id}: {sums}, by its runs {found}"
         yield f"{buckets:,} buckets of usage and {len(stored):,} sessions are the sums of their runs, exactly"
-        if "costs" in metadata.tables and "costs_hourly" in metadata.tables:
-            yield _costs(connection)
+        yield _costs(connection)
 
 
 def _stored(table: sa.Table, keys: tuple[str, ...], names: Any) -> sa.Select[Any]:
@@ -188,9 +188,10 @@ def _added(one: int | None, other: int | None) -> int | None:
 
 def _costs(connection: sa.Connection) -> str:
     """The costs of the hours are the sums of the runs' costs."""
-    costs, hourly = metadata.tables["costs"], metadata.tables["costs_hourly"]
     of_runs = connection.execute(sa.select(sa.func.count(costs.c.cost_nusd), sa.func.sum(costs.c.cost_nusd))).one()
-    of_hours = connection.execute(sa.select(sa.func.sum(hourly.c.runs), sa.func.sum(hourly.c.cost_nusd))).one()
+    of_hours = connection.execute(
+        sa.select(sa.func.sum(usage_hourly.c.runs_with_cost), sa.func.sum(usage_hourly.c.cost_nusd))
+    ).one()
     assert of_runs == of_hours, f"{of_runs} by the runs, {of_hours} by the hours"
     return f"costs of {of_runs[0]:,} runs: the sums of the hours, exactly"
 
