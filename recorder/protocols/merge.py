@@ -94,8 +94,9 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
 
 
 def _offset(ordered: Sequence[Contribution], given: Contribution) -> int:
-    """When a stream began, in µs since the first one of its run did."""
-    return given.source.started_us - ordered[0].source.started_us
+    """When a stream began, in µs since the first one of its run did; 0 where that is not known, as of files without a time."""
+    first, own = ordered[0].source.started_us, given.source.started_us
+    return own - first if first > 0 and own > 0 else 0
 
 
 def _since(ordered: Sequence[Contribution], given: Contribution, name: str) -> int:

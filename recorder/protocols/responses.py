@@ -194,8 +194,10 @@ def _part(partial: Partial, position: int, offset_us: int) -> Part:
     if part is None:
         part = partial.part(key, position, offset_us)
         part.expects = 0 if partial.after is None else partial.after + 1
-    elif offset_us > part.last_us:
-        part.last_us = offset_us
+    else:
+        part.last = position
+        if offset_us > part.last_us:
+            part.last_us = offset_us
     return part
 
 
