@@ -329,7 +329,8 @@ def _usage_sources(
     whole = all(at is None or (at.minute, at.second, at.microsecond) == (0, 0, 0) for at in (since, until))
     if by in ("session", "label") or not whole or (by in ("day", "hour") and not _has_whole_hours(zone)):
         return [(runs, _between(runs.c.began_at, since, until))]
-    if by == "hour" or (by == "day" and zone is not UTC):
+    midnights = all(at is None or at.astimezone(UTC).hour == 0 for at in (since, until))
+    if by == "hour" or (by == "day" and not (midnights and zone is UTC)):
         return [(usage_totals, _between(usage_totals.c.hour, since, until))]
     first = None if since is None else since.astimezone(UTC).replace(hour=0)
     if first is not None and since is not None and first < since:
