@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 GROUP = 50_000
 """Rows of a row group, at the most."""
 
-GROUP_BYTES = 32 << 20
+GROUP_BYTES = 16 << 20
 """Bytes of values, before they are compressed, that end a row group."""
 
 

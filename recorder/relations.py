@@ -2,7 +2,7 @@
 
 A row is of the day, in UTC, of its hour or time; what belongs to a run is of its run's day, and what is keyed by a stream is of
 the day on which that began. So a day is read by an index, and events in the order of their key: nothing is sorted that is larger
-than a day, and no more is held than a few thousand rows. The caller's transaction says what state is read.
+than a day, and no more is held than some hundred rows. The caller's transaction says what state is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recorder.projections import READ_MODEL
 from recorder.projections.runs import runs
 from recorder.views import VIEWS
 
-BATCH = 2000
+BATCH = 250
 """Rows that are read at a time."""
 
 Row = Sequence[Any]
@@ -104,7 +104,8 @@ class Reader:
             said = _day(self._connection, column)
             for day in sorted(self._connection.execute(sa.select(said).where(column.is_not(None)).distinct()).scalars()):
                 yield day, [_on(column, day)]
-            yield None, [column.is_(None)]
+            if column.nullable or any(key.table is not column.table for key in relation.key):
+                yield None, [column.is_(None)]
 
     @cached_property
     def _ranges(self) -> dict[str | None, list[tuple[str | None, str | None]]]:

@@ -250,6 +250,8 @@ WRONG: dict[tuple[str, ...], str] = {
     ("export", "v_runs", "--format", "csv", "--as-test", "test_x.py"): "exported as they are stored",
     ("export", "v_runs", "--format", "csv", "-o", "/"): "/ is a folder",
     ("export", "last", "-o", "/"): "/ is a folder",
+    ("export", "v_runs", "--format", "csv", "-o", "/no/such/file"): "/no/such/file: No such file or directory; name another",
+    ("export", "--all", "--format", "csv", "-o", "/dev/null/x"): "/dev/null/x: Not a directory; name another",
 }
 
 

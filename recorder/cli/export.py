@@ -107,11 +107,8 @@ def command(
                 sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
             return
-        try:
-            with output.open("wb") as file:
-                file.writelines(parts)
-        except OSError as error:
-            raise RecorderError(f"{output}: {error.strerror}; name another file with -o") from None
+        with _writing(output), output.open("wb") as file:
+            file.writelines(parts)
 
 
 def _export_table(db: str, name: str | None, form: str, output: Path | None) -> None:
@@ -126,7 +123,8 @@ def _export_table(db: str, name: str | None, form: str, output: Path | None) -> 
         if output is None:
             dataset.write_table(connection, relation, form, sys.stdout.buffer, advance)
             sys.stdout.buffer.flush()
-        else:
+            return
+        with _writing(output):
             dataset.write_file(connection, relation, form, output, advance)
 
 
@@ -137,8 +135,17 @@ def _export_all(db: str, name: str | None, form: str, output: Path | None) -> No
     dataset.format_named(form)
     relations = RELATIONS.values()
     with opened(db, fresh=True) as engine, database.read(engine) as connection, _exporting(connection, relations) as advance:
-        rows = dataset.write_folder(connection, form, output, advance)
+        with _writing(output):
+            rows = dataset.write_folder(connection, form, output, advance)
     note(f"wrote {len(RELATIONS)} tables and views, {counted(rows, 'row')}, into {output}")
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecorderError(f"{output}: {error.strerror}; name another with -o") from None
 
 
 @contextmanager
