@@ -1,9 +1,10 @@
-"""`recorder sql`: what it prints, the same from both databases, and that no query writes, goes on for ever or takes all memory."""
+"""`recorder sql`: what it prints, the same from both databases, and that no query writes, runs for ever or takes all memory."""
 
 from __future__ import annotations
 
 import os
 import pty
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -139,8 +140,8 @@ def test_no_rows(run: Run, db: str) -> None:
         ("SELECT NULL AS x", None),
         ("SELECT '' AS x", ""),
         ("SELECT 'x' AS x -- a comment", "x"),
-        ("-- a comment\nSELECT 'x' /* another; */ AS x;\n", "x"),
-        ("SELECT 'x' AS x ; ;", "x"),
+        (" -- a comment\nSELECT 'x' /* another; */ AS x;\n", "x"),
+        ("SELECT 'x' AS x ; ", "x"),
         ("WITH t AS (SELECT 5 AS x) SELECT x FROM t", 5),
         ("SELECT sum(n) AS x FROM (SELECT 1 AS n UNION ALL SELECT 2) t", 3),
         ("SELECT avg(n) AS x FROM (SELECT 1 AS n UNION ALL SELECT 2) t", 1.5),
@@ -149,8 +150,6 @@ def test_no_rows(run: Run, db: str) -> None:
     ],
 )
 def test_a_query_runs_as_it_is_written(run: Run, db: str, query: str, value: Any) -> None:
-    if ";\n" in query or "; ;" in query:
-        query = query.replace("; ;", ";")
     assert strictly(run(query, "--json", db=db).out) == [{"x": value}]
 
 
@@ -199,18 +198,13 @@ def test_what_only_tells_is_let_through_on_sqlite(run: Run, sqlite_db: str, quer
         ("SELECT row(1, 'x')", "(1,x)"),
         ("SELECT 0.1::float8 + 0.2", 0.30000000000000004),
         ("SELECT gen_random_uuid() IS NULL", 0),
-        ("TABLE alembic_nothing", None),
         ("VALUES (7)", 7),
     ],
 )
 def test_values_of_postgresql(run: Run, postgresql_db: str, ordinary_db: str, query: str, value: Any) -> None:
     for db in (postgresql_db, ordinary_db):
-        done = run(query, "--json", db=db)
-        if "nothing" in query:
-            assert "does not exist" in done.error
-        else:
-            ((found,),) = (row.values() for row in strictly(done.out))
-            assert (found, type(found)) == (value, type(value))
+        ((found,),) = (row.values() for row in strictly(run(query, "--json", db=db).out))
+        assert (found, type(found)) == (value, type(value))
 
 
 SAME = [
@@ -220,7 +214,7 @@ SAME = [
     "SELECT * FROM events ORDER BY stream_id, position",
     "SELECT min(started_at) AS first, max(started_at) AS last, count(*) AS n FROM v_runs",
     "SELECT sum(total_tokens) AS total, avg(total_tokens) AS mean, sum(duration_s) AS s FROM v_runs",
-    "SELECT failure_kind, count(*) AS n FROM v_runs GROUP BY failure_kind ORDER BY failure_kind DESC LIMIT 1",
+    "SELECT kind, count(*) AS n FROM v_failures GROUP BY kind ORDER BY kind",
     "SELECT status AS a, status AS a, 1.5 AS b, 2 * 1.0 AS c FROM runs ORDER BY run_id",
 ]
 
@@ -262,7 +256,7 @@ def test_a_table_shows_its_first_rows_and_says_so(run: Run, db: str) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["SELEC 1", "SELECT * FROM nothing", "SELECT nothing FROM runs", "SELECT (", ";", "-- nothing", "SELECT 1 FROM (SELECT"],
+    ["SELEC 1", "SELECT * FROM nothing", "SELECT nothing FROM runs", "SELECT (", ";", " -- nothing", "SELECT 1 FROM (SELECT"],
 )
 def test_a_wrong_query_is_one_line(run: Run, db: str, query: str) -> None:
     done = run(query, db=db)
@@ -538,7 +532,6 @@ WRITING_POSTGRESQL = [
 """What is refused. {folder}: one that the server may write."""
 
 ESCAPING = [
-    "SELECT set_config('role', 'none', true)",
     "SELECT set_config('role', 'none', false), pg_terminate_backend({victim})",
     "SELECT set_config('session_authorization', 'postgres', true), pg_terminate_backend({victim})",
     "SELECT set_config('role', 'none', true), query_to_xml('SELECT pg_reload_conf()', true, true, '')",
@@ -563,6 +556,12 @@ EFFECTLESS = [
     "SELECT pg_current_xact_id() IS NULL",
 ]
 """What is allowed, for it ends with the transaction or the connection."""
+
+
+ADVISORY = """
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -607,8 +606,7 @@ def test_postgresql_is_never_written(
     assert state_of_postgresql(witness) == before
     assert list(folder.iterdir()) == []
     assert list(witness.notifies(timeout=0)) == []
-    advisory = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    until(lambda: witness.execute(advisory).fetchall() == [(0,)])  # the server lets go once it has seen the connection closed
+    until(lambda: witness.execute(ADVISORY).fetchall() == [(0,)])  # the server lets go once it has seen the connection closed
     assert strictly(run("SELECT count(*) AS n FROM runs", "--json", db=db).out) == [{"n": 4}]
 
 
@@ -628,7 +626,8 @@ RUNAWAY = {
     ),
     "sleep": ("SELECT pg_sleep(1000)", "postgresql ordinary"),
     "its own limit": (
-        "SELECT set_config('statement_timeout', '0', false), pg_sleep(0.001) FROM generate_series(1, 1000000)",
+        "SELECT set_config('statement_timeout', '0', false), pg_sleep(CASE WHEN n > 200 THEN 1000 ELSE 0 END)"
+        " FROM generate_series(1, 400) n",
         "postgresql ordinary",
     ),
 }
@@ -689,18 +688,26 @@ def test_a_pipe_that_is_closed_early_ends_it(db: str, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["--csv", "--json", "--format=table"])
 def test_a_large_result_does_not_take_its_size_in_memory(db: str, form: str) -> None:
-    """300 MB, in rows of 1 kB."""
+    """300 MB, in rows of 1 kB, by a process that gets 200."""
     query = f"{ENDLESS} SELECT n, '{'x' * 1000}' AS x FROM t LIMIT 300000"
     line = command("--db", db, "sql", query, form, "--timeout", "600")
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()) as process:
-        assert process.stderr is not None
-        said_last = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, said_last
-    assert usage.ru_maxrss < 200_000  # KiB
+    done = subprocess.run(
+        line,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (200_000_000, 200_000_000)),
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_value_that_would_not_fit_is_refused_by_sqlite(run: Run, sqlite_db: str) -> None:
     assert "too big" in run("SELECT hex(zeroblob(900000000)) AS x", "--csv", db=sqlite_db).error
-    assert "too big" in run(f"{ENDLESS} SELECT group_concat('{'x' * 1000}') FROM t", "--csv", db=sqlite_db).error
+    assert (
+        "too big"
+        in run(
+            f"{ENDLESS} SELECT group_concat('{'x' * 1000}') FROM (SELECT n FROM t LIMIT 200000) t", "--csv", db=sqlite_db
+        ).error
+    )

@@ -134,9 +134,13 @@ def _export_all(db: str, name: str | None, form: str, output: Path | None) -> No
         raise UsageError("--all writes all tables and views into a folder: recorder export --all --format parquet -o FOLDER")
     dataset.format_named(form)
     relations = RELATIONS.values()
-    with opened(db, fresh=True) as engine, database.read(engine) as connection, _exporting(connection, relations) as advance:
-        with _writing(output):
-            rows = dataset.write_folder(connection, form, output, advance)
+    with (
+        opened(db, fresh=True) as engine,
+        database.read(engine) as connection,
+        _exporting(connection, relations) as advance,
+        _writing(output),
+    ):
+        rows = dataset.write_folder(connection, form, output, advance)
     note(f"wrote {len(RELATIONS)} tables and views, {counted(rows, 'row')}, into {output}")
 
 
@@ -145,7 +149,7 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecorderError(f"{output}: {error.strerror}; name another with -o") from None
+        raise RecorderError(f"{output}: {error.strerror or error}; name another with -o") from None
 
 
 @contextmanager
