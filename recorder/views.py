@@ -56,7 +56,7 @@ def _flag(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 
 
 def _known(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    return sa.func.nullif(column, "")
+    return sa.func.nullif(column, "", type_=column.type)
 
 
 _TOKENS = {

@@ -1,44 +1,49 @@
-"""`recorder export ID`"""
+"""`recorder export ID|NAME|--all`"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import sqlalchemy as sa
 
-from recorder import database, log, queries
+from recorder import database, dataset, log, queries
 from recorder.cli.opening import opened
-from recorder.cli.output import note
+from recorder.cli.output import Progress, counted, note
 from recorder.cli.parameters import configured
 from recorder.collect.screen import redacted, redacted_frames
+from recorder.dataset import FORMATS
 from recorder.errors import RecorderError, UsageError
 from recorder.log import Event, Stream
 from recorder.recording import write_recording
 from recorder.redaction.known import with_known
 from recorder.redaction.rules import Rules
+from recorder.relations import RELATIONS, Reader, Relation, named
 from recorder.settings import Settings
 from recorder.sse import Frame
 
 
 @click.command("export")
-@click.argument("id")
+@click.argument("id", required=False, metavar="[ID|NAME]")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["recording", "sse"]),
+    type=click.Choice(["recording", "sse", *FORMATS]),
     default="recording",
     show_default=True,
-    help="recording: JSON lines with requests and timing, which `import` takes back; sse: the body, byte for byte.",
+    help="recording: JSON lines with requests and timing, which `import` takes back; sse: the body, byte for byte;"
+    " parquet, csv: of a table or view.",
 )
+@click.option("--all", "everything", is_flag=True, help="All tables and views, as a folder with a file for each day of each.")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write to a file instead of stdout.",
+    help="Write to a file instead of stdout; with --all, into this folder.",
 )
 @click.option(
     "--as-test",
@@ -49,14 +54,32 @@ from recorder.sse import Frame
 @click.option("--force", is_flag=True, help="Let --as-test replace files that are there.")
 @click.option("--redact", is_flag=True, help="Redact what looks like a key or token of a known kind, too.")
 @configured
-@click.pass_obj
+@click.pass_context
 def command(
-    db: str, id: str, form: str, output: Path | None, as_test: Path | None, force: bool, redact: bool, settings: Settings
+    context: click.Context,
+    id: str | None,
+    form: str,
+    everything: bool,
+    output: Path | None,
+    as_test: Path | None,
+    force: bool,
+    redact: bool,
+    settings: Settings,
 ) -> None:
-    """Write a stream, run or session as a recording, as a test, or one stream's body as it came.
+    """Write a stream, run or session as a recording, as a test, or one stream's body as it came; or a table or view.
 
-    Of the settings, `redact` and `content` count here.
+    Of the settings, `redact` and `content` count here, but not for tables and views: these are written as they are stored.
     """
+    db: str = context.obj
+    if everything or form in FORMATS:
+        if as_test is not None or redact or context.get_parameter_source("settings") is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError("tables and views are exported as they are stored; leave out --as-test, --redact and --settings")
+        _export_all(db, id, form, output) if everything else _export_table(db, id, form, output)
+        return
+    if id is None:
+        raise UsageError("name a stream, run or session; or a table or view with --format parquet or csv")
+    if output is not None and output.is_dir():
+        raise UsageError(f"{output} is a folder; name a file with -o")
     if as_test is not None and (output is not None or form != "recording"):
         raise UsageError("--as-test writes a test and its recording; leave out --output and --format")
     rules = Rules.of(with_known(settings) if redact or as_test else settings)
@@ -84,11 +107,64 @@ def command(
                 sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
             return
-        try:
-            with output.open("wb") as file:
-                file.writelines(parts)
-        except OSError as error:
-            raise RecorderError(f"{output}: {error.strerror}; name another file with -o") from None
+        with _writing(output), output.open("wb") as file:
+            file.writelines(parts)
+
+
+def _export_table(db: str, name: str | None, form: str, output: Path | None) -> None:
+    """A table or view into a file, or to stdout."""
+    relation = named(name or "")
+    dataset.format_named(form)
+    if output is None and form == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is nothing for a terminal; name a file with -o")
+    if output is not None and output.is_dir():
+        raise UsageError(f"{output} is a folder; name a file with -o")
+    with opened(db, fresh=True) as engine, database.read(engine) as connection, _exporting(connection, [relation]) as advance:
+        if output is None:
+            dataset.write_table(connection, relation, form, sys.stdout.buffer, advance)
+            sys.stdout.buffer.flush()
+            return
+        with _writing(output):
+            dataset.write_file(connection, relation, form, output, advance)
+
+
+def _export_all(db: str, name: str | None, form: str, output: Path | None) -> None:
+    """All tables and views into a folder."""
+    if name is not None or output is None or form not in FORMATS:
+        raise UsageError("--all writes all tables and views into a folder: recorder export --all --format parquet -o FOLDER")
+    dataset.format_named(form)
+    relations = RELATIONS.values()
+    with (
+        opened(db, fresh=True) as engine,
+        database.read(engine) as connection,
+        _exporting(connection, relations) as advance,
+        _writing(output),
+    ):
+        rows = dataset.write_folder(connection, form, output, advance)
+    note(f"wrote {len(RELATIONS)} tables and views, {counted(rows, 'row')}, into {output}")
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecorderError(f"{output}: {error.strerror or error}; name another with -o") from None
+
+
+@contextmanager
+def _exporting(connection: sa.Connection, relations: Iterable[Relation]) -> Iterator[dataset.Advance]:
+    """A progress bar over the rows of these."""
+    reader, done = Reader(connection), 0
+    total = sum(reader.count(relation) for relation in relations)
+
+    def advance(name: str, rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress.update(done, total, f"exporting {name}")
+
+    with Progress("exporting", "rows", total) as progress:
+        yield advance
 
 
 def _with_events(engine: sa.Engine, streams: Iterable[Stream], rules: Rules | None) -> Iterator[tuple[Stream, Iterable[Event]]]:
