@@ -120,7 +120,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "thread_id": name(run.get("thread_id")) or last.thread_id,
                 "assistant_id": name(run.get("assistant_id")),
                 "model": name(run.get("model")),
-                "status": text(run.get("status")),
+                "status": name(run.get("status")),
                 "effective_status": text(view.status),
                 "previous_run_id": name(previous),
                 "continued_run_id": view.continued_run_id,
