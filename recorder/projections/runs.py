@@ -114,7 +114,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "run_key": view.key,
                 "run_id": view.key,
                 "session_id": view.session_id,
-                "label": text(labels[-1]) if labels else None,
+                "label": name(labels[-1]) if labels else None,
                 "stream_id": last.stream_id,
                 "protocol": view.protocol,
                 "thread_id": name(run.get("thread_id")) or last.thread_id,
