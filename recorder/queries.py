@@ -21,6 +21,7 @@ from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
 from recorder.projections.run_steps import run_steps
 from recorder.projections.runs import COUNTERS, runs, without_usage
+from recorder.projections.runs import name as indexed
 from recorder.projections.sessions import session_streams, sessions
 from recorder.projections.usage import SUMS, usage_daily, usage_hourly, usage_totals
 from recorder.protocols.fold import StreamFold
@@ -240,7 +241,7 @@ def list_sessions(
     if since is not None:
         chosen = chosen.where(sessions.c.last_started_at >= since)
     if label is not None:
-        chosen = chosen.where(sessions.c.label == label)
+        chosen = chosen.where(sessions.c.label == indexed(label))
     wanted = sa.select(runs.c.session_id)
     if model is not None:
         chosen = chosen.where(sessions.c.session_id.in_(wanted.where(runs.c.model == model)))

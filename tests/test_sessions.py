@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,3 +140,16 @@ def test_a_label_of_the_proxys_header_or_of_the_hook_makes_a_session(upstream: U
     listed = {row["session_id"]: (row["label"], row["streams"], row["runs"]) for row in answer("ls", db=file)}
     assert listed == {"mine": ("mine", 2, 2), "another": ("another", 1, 1)}
     assert "resp_1" in answer("show", "mine", db=file)["runs"]
+
+
+def test_a_label_of_any_length_is_one_to_list_by(engine: sa.Engine) -> None:
+    label = "".join(random.Random(3).choices(string.ascii_letters, k=9000))  # beyond what an index entry of PostgreSQL holds
+    write(engine, stream(0, label=label), frames(said()))
+    write(engine, stream(1), frames(said(id="run_2")))
+    runner.catch_up(engine)
+    with database.read(engine) as connection:
+        (listed,) = queries.list_sessions(connection, label=label)
+        (by_label,) = queries.usage(connection, "label")
+    assert listed["session_id"] == label[:256]
+    assert (listed["label"], by_label["label"]) == (label[:200], label[:200])
+    assert verify(engine).problems == []

@@ -14,6 +14,7 @@ from recorder.projections import costs
 from recorder.projections.anomalies import anomalies
 from recorder.projections.costs import COSTS
 from recorder.projections.runs import COUNTERS, runs, text, without_usage
+from recorder.projections.runs import name as indexed
 from recorder.protocols.fold import StreamFold
 
 session_streams = sa.Table(
@@ -75,7 +76,7 @@ def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str], session
     return {
         "stream_id": stream.stream_id,
         "session_id": session_id,
-        "label": stream.session_label,
+        "label": indexed(stream.session_label),
         "thread_id": fold.thread_id,
         "protocol": fold.protocol,
         "method": stream.method,

@@ -1,7 +1,7 @@
 """A large log that looks like a service's: the time and room that it takes, and how fast every question is answered on it.
 
-The environment says otherwise than by default: SCALE_RUNS, SCALE_EVENTS, SCALE_DATABASES (sqlite,postgresql), and SCALE_KEEP, a
-folder in which the databases stay; those that are there are asked again and not made anew.
+The environment says otherwise than by default: SCALE_RUNS, SCALE_EVENTS, SCALE_DAYS, SCALE_DATABASES (sqlite,postgresql), and
+SCALE_KEEP, a folder in which the databases stay; those that are there are asked again and not made anew.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Subjects(NamedTuple):
 
 
 def run() -> Iterator[str]:
-    size = int(os.environ.get("SCALE_RUNS", making.RUNS)), int(os.environ.get("SCALE_EVENTS", making.EVENTS))
+    default = {"SCALE_RUNS": making.RUNS, "SCALE_EVENTS": making.EVENTS, "SCALE_DAYS": making.DAYS}
+    count, events, days = (int(os.environ.get(name, number)) for name, number in default.items())
     with ExitStack() as stack:
         keep = os.environ.get("SCALE_KEEP")
         folder = Path(keep or stack.enter_context(tempfile.TemporaryDirectory(prefix="recorder-proof-")))
@@ -64,7 +65,9 @@ def run() -> Iterator[str]:
             else:
                 url = stack.enter_context(postgresql(place, keep=keep is not None))
             yield f"{name}:"
-            yield from (f"  {line}" for line in proved(url, place.with_suffix(".json"), *size))
+            yield from (
+                f"  {line}" for line in proved(url, place.with_suffix(".json"), lambda: Population(count, events, days=days))
+            )
 
 
 @contextmanager
@@ -81,8 +84,8 @@ def postgresql(place: Path, keep: bool) -> Iterator[str]:
         server.cleanup()
 
 
-def proved(url: str, note: Path, count: int, events: int, calls: int = CALLS) -> Iterator[str]:
-    """What a database of that size shows; it is made where `note` does not say what it holds. Raises what is wrong."""
+def proved(url: str, note: Path, population: Callable[[], Population], calls: int = CALLS) -> Iterator[str]:
+    """What a database with a population shows; it is filled where `note` does not say what it holds. Raises what is wrong."""
     engine = database.connect(url) if url.startswith("sqlite") else database.engine(url, create=True)
     try:
         database.check(engine, upgrade=True)
@@ -91,24 +94,24 @@ def proved(url: str, note: Path, count: int, events: int, calls: int = CALLS) ->
             runner.catch_up(engine)
             yield f"{planted.runs:,} runs and {planted.events:,} events are there already"
         else:
-            planted = yield from _made(engine, count, events)
+            planted = yield from _made(engine, population)
             note.write_text(json.dumps(planted.to_json()))
-        yield from _right(engine, planted)
+        yield as_planted(engine, planted)
+        yield from right(engine)
         yield from _answered(engine, calls)
     finally:
         engine.dispose()
 
 
-def _made(engine: sa.Engine, count: int, events: int) -> Iterator[str] | Any:
+def _made(engine: sa.Engine, population: Callable[[], Population]) -> Iterator[str] | Any:
     """Make the log and its read models, twice; what was planted."""
     began = time.perf_counter()
-    population = Population(count, events)
-    for _ in population.streams():
+    for _ in population().streams():
         pass
     alone = time.perf_counter() - began
     with _peak() as peak:
         began = time.perf_counter()
-        planted = making.fill(engine, Population(count, events))
+        planted = making.fill(engine, population())
         took = time.perf_counter() - began
     yield (
         f"made {planted.runs:,} runs, {planted.streams:,} streams, {planted.events:,} events in {took:,.1f} s"
@@ -136,15 +139,19 @@ def _made(engine: sa.Engine, count: int, events: int) -> Iterator[str] | Any:
     return planted
 
 
-def _right(engine: sa.Engine, planted: Planted) -> Iterator[str]:
-    """The read models say what was planted, and the sums are those of the runs, exactly."""
+def as_planted(engine: sa.Engine, planted: Planted) -> str:
+    """The read models say what was planted."""
     with database.read(engine) as connection:
-        names = [name for name in SUMS if name in next(iter(planted.usage.values()))]
-        said = {row["model"]: {name: row[name] for name in names} for row in queries.usage(connection, "model")}
-        assert said == {model: {name: sums[name] for name in names} for model, sums in planted.usage.items()}, said
+        said = {row.pop("model"): row for row in queries.usage(connection, "model")}
         failed = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
-        assert failed == planted.failures + planted.stream_failures, failed
-        yield f"usage of {len(said)} models and {sum(failed.values()):,} failures of {len(failed)} kinds: as they were planted"
+    assert said == planted.usage, said
+    assert failed == planted.failures + planted.stream_failures, failed
+    return f"usage of {len(said)} models and {sum(failed.values()):,} failures of {len(failed)} kinds: as they were planted"
+
+
+def right(engine: sa.Engine) -> Iterator[str]:
+    """The sums are those of the runs, exactly."""
+    with database.read(engine) as connection:
         buckets = 0
         for table, own in ((usage_hourly, ("hour", *KEYS)), (usage_daily, ("day", *KEYS)), (usage_totals, ("hour",))):
             stored = {tuple(row[: len(own)]): tuple(row[len(own) :]) for row in connection.execute(_stored(table, own, SUMS))}
