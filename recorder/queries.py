@@ -6,6 +6,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from recorder import database, jsontext, log
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.anomalies import anomalies
+from recorder.projections.costs import costs, costs_hourly
 from recorder.projections.failures import failures as failure_rows
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
@@ -317,6 +319,39 @@ def usage(
         row["runs"], row["runs_without_usage"] = row["runs"] or 0, row["runs_without_usage"] or 0
     ordered = list(found) if by in ("session", "label") else sorted(found, key=lambda key: (key is None, str(key)))
     return [found[key] for key in ordered if by is None or found[key]["runs"]][:limit]
+
+
+def cost(
+    connection: sa.Connection,
+    by: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    zone: tzinfo = UTC,
+    among: Collection[str] | None = None,
+) -> dict[Any, tuple[int, int]]:
+    """{group, as usage() has it: (runs whose cost is known, what they cost in billionths of a US dollar)}; no group without.
+
+    among: the sessions or labels that are asked for, where not all are.
+    """
+    from_runs = _usage_sources(by, since, until, zone)[0][0] is runs
+    table, source = (runs, runs.join(costs, costs.c.run_key == runs.c.run_key)) if from_runs else (costs_hourly, costs_hourly)
+    at = runs.c.began_at if from_runs else costs_hourly.c.hour
+    key: sa.ColumnElement[Any] = sa.null()
+    if by in ("day", "hour"):
+        key = _quarter(at) if from_runs else at
+    elif by:
+        key = table.c[KEY_OF[by]]
+    count, nusd = (sa.func.count(), costs.c.cost_nusd) if from_runs else (sa.func.sum(table.c.runs), costs_hourly.c.cost_nusd)
+    chosen = sa.select(key.label("key"), count, sa.func.sum(nusd)).select_from(source).where(_between(at, since, until))
+    if among is not None:
+        chosen = chosen.where(key.in_(among))
+    found: dict[Any, tuple[int, int]] = {}
+    for key_of, number, total in connection.execute(chosen.group_by(key) if by else chosen):
+        if number:
+            group = _group(by, key_of, zone)
+            had = found.get(group, (0, 0))
+            found[group] = had[0] + int(number), had[1] + int(total)
+    return found
 
 
 def _usage_sources(

@@ -21,6 +21,7 @@ ORDER = (
     "redaction",
     "steps",
     "protocols",
+    "prices",
     "database",
     "log",
     "projections",
