@@ -23,7 +23,7 @@ from recorder.cli.sql import TABLE_ROWS, TABLES
 from recorder.projections import runner
 from recorder.views import VIEWS
 from tests import writing
-from tests.commands import PATIENCE, Background, Done, command, environment, recorder, sqlite, strictly, until
+from tests.commands import PATIENCE, Background, Done, command, environment, output, recorder, sqlite, strictly, until
 from tests.writing import DONE, asked, said
 
 pytestmark = pytest.mark.slow
@@ -634,12 +634,12 @@ RUNAWAY = {
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, (_, kinds) in RUNAWAY.items() for kind in kinds.split()])
-def test_a_query_that_runs_away_is_stopped(run: Run, request: pytest.FixtureRequest, name: str, kind: str) -> None:
+def test_a_query_that_runs_away_is_stopped(request: pytest.FixtureRequest, name: str, kind: str) -> None:
     db = request.getfixturevalue(f"{kind}_db")
-    done = run(RUNAWAY[name][0], "--csv", "--timeout", "0.5", db=db)
-    assert done.status == 1
-    assert done.err == "error: the query was stopped after 0.5 s; give it longer with --timeout 5\n"
-    assert run("SELECT 1 AS x", "--csv", db=db).out == "x\n1\n"
+    done = recorder("sql", RUNAWAY[name][0], "--csv", "--timeout", "0.5", db=db)
+    assert done.returncode == 1
+    assert done.stderr == b"error: the query was stopped after 0.5 s; give it longer with --timeout 5\n"
+    assert output("sql", "SELECT 1 AS x", "--csv", db=db) == b"x\n1\n"
 
 
 def at_work(process: int) -> bool:
