@@ -450,9 +450,14 @@ def failures(
     ]
 
 
-def count_failures(connection: sa.Connection) -> int:
+def count_failures(
+    connection: sa.Connection, since: datetime | None = None, until: datetime | None = None, kind: str | None = None
+) -> int:
     """How many failures there are."""
-    return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows)).scalar_one())
+    where = _between(failure_rows.c.at, since, until)
+    if kind is not None:
+        where &= failure_rows.c.kind == kind
+    return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows).where(where)).scalar_one())
 
 
 def recent_events(connection: sa.Connection, limit: int) -> list[tuple[str, log.Event]]:
