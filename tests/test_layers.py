@@ -21,6 +21,7 @@ ORDER = (
     "redaction",
     "steps",
     "protocols",
+    "transcript",
     "database",
     "log",
     "projections",
@@ -42,7 +43,7 @@ ORDER = (
 )
 """As the data flows, downwards; a folder counts as one."""
 
-PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols")
+PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols", "transcript")
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {

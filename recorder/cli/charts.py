@@ -10,6 +10,9 @@ from recorder.cli.output import STATUS_STYLES, UNKNOWN, cell, cells, shortened
 
 Line = list[tuple[str, str]]
 
+Timeline = tuple[Sequence[tuple[str, str | None, int | None, int | None]], int | None]
+"""What waterfall() draws: the steps, and how long the run took."""
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 _NOT_SAID = "·"
 _TRACE = "▏"
@@ -68,7 +71,7 @@ def waterfall(steps: Sequence[tuple[str, str | None, int | None, int | None]], d
     size = max([duration_us or 0, *ends])
     spans = ["" if first is None or last is None else seconds(last - first) for _, _, first, last in steps]
     of_span = max([len(seconds(size)), *map(len, spans)])
-    of_name = min(max((cells(label) for label, *_ in steps), default=0), max(width // 3, 1))
+    of_name = min(max((cells(label) for label, *_ in steps), default=0), max(width * 2 // 5, 1))
     of_bar = max(width - of_name - of_span - 2 * 2, 1)
     lines: list[Line] = []
     for (label, status, first, last), span in zip(steps, spans, strict=True):

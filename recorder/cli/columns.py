@@ -46,8 +46,8 @@ def fitted(columns: Sequence[Column], needed: Sequence[int], width: int) -> dict
         if columns[last].rank == 0:
             break
         shown.remove(last)
-    widths = {}
-    for number in shown:
+    widths = {number: least[number] for number in shown}
+    for number in sorted(shown, key=lambda number: needed[number] - least[number]):  # what lacks little is whole first
         more = min(max(spare, 0), needed[number] - least[number])
         widths[number], spare = least[number] + more, spare - more
     return widths

@@ -27,7 +27,7 @@ COLUMNS = (
     Column("tool", least=8, rank=5),
     Column("model", least=12, rank=4),
     Column("label", least=8, rank=6),
-    Column("message", least=24, rank=3),
+    Column("message", least=40, rank=3),
 )
 
 _LIMIT = 100

@@ -19,7 +19,7 @@ COLUMNS = (
     Column("streams", rank=4),
     Column("events", rank=3),
     Column("status", least=10, of=lambda row: tallied(row["status"]), style=status_style),
-    Column("model", least=8, rank=2),
+    Column("model", least=14, rank=2),
     Column("tokens", rank=1),
     Column("failed", rank=5),
     Column("anomalies", "amiss", rank=6),

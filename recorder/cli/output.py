@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from recorder import jsontext
-from recorder.cli.columns import GAP, Column, fitted
+from recorder.cli.columns import GAP, Column, Row, fitted
 from recorder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,43 +48,48 @@ def counted(number: int, what: str) -> str:
 
 def table(rows: Iterable[Sequence[Any]], columns: Sequence[str], *, empty: str = "nothing") -> None:
     """Rows under their column names: fitted to a terminal, at full length in a pipe."""
-    named = [Column(name, least=8, of=itemgetter(at)) for at, name in enumerate(columns)]
-    listing([dict(enumerate(row)) for row in rows], named, empty=empty)
+    _table([list(row) for row in rows], [Column(name, least=8) for name in columns], empty)
 
 
-def listing(rows: Sequence[Any], columns: Sequence[Column], *, empty: str = "nothing") -> None:
+def listing(rows: Sequence[Row], columns: Sequence[Column], *, empty: str = "nothing") -> None:
     """Rows as a table: of the columns those that a terminal has room for, in a pipe all that the rows have, by their own names.
 
-    rows: dicts; a column that they lack is left out.
+    A column that the rows lack, and a text that none of them has, is left out.
     """
+    names = list(rows[0]) if rows else []
+    chosen = [column for column in columns if column.name in names] if is_screen() else [Column(name) for name in names]
+    chosen = [
+        column
+        for column in chosen
+        if not (column.least and column.rank) or any(column.value(row) not in (None, []) for row in rows)
+    ]
+    _table([[column.value(row) for column in chosen] for row in rows], chosen, empty)
+
+
+def _table(values: list[list[Any]], columns: Sequence[Column], empty: str) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if not rows:
+    if not values:
         note(empty)
         return
-    on_screen = sys.stdout.isatty()
-    if on_screen:
-        columns = [column for column in columns if column.of or column.name in rows[0]]
-    elif not all(column.of for column in columns):
-        columns = [Column(name) for name in rows[0]]
+    on_screen = is_screen()
     unknown = UNKNOWN if on_screen else ""
-    values = [[column.value(row) for column in columns] for row in rows]
     held = [[unknown if value is None or value == [] else cell(value) for value in row] for row in values]
     needed = [max(map(cells, (column.title, *(row[at] for row in held)))) for at, column in enumerate(columns)]
     widths = fitted(columns, needed, width()) if on_screen else dict(enumerate(needed))
     grid = Table(
-        box=box.SIMPLE_HEAD if on_screen else None,
+        box=box.SIMPLE_HEAD if on_screen else None,  # whose divider is a blank
         show_edge=False,
         pad_edge=False,
-        padding=(0, GAP - on_screen, 0, 0),
+        padding=(0, GAP - 1 if on_screen else GAP, 0, 0),
         header_style="bold",
     )
-    for at in widths:
+    for at, wide in widths.items():
         numeric = all(row[at] == unknown or _NUMBER.fullmatch(row[at]) for row in held)
         grid.add_column(
-            columns[at].title, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, width=widths[at]
+            Text(columns[at].title), justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, width=wide
         )
     for row, shown in zip(values, held, strict=True):
         styles = {at: columns[at].style for at in widths}
@@ -99,26 +104,40 @@ _NUMBER = re.compile(r"[-<]*\$?[\d,]+(\.\d+)?")
 
 
 def screen() -> Console:
-    """What draws on stdout: as wide as the terminal, and coloured only where it is one (and NO_COLOR does not forbid it)."""
+    """What draws on stdout: as wide as the terminal, coloured only where it is one, and NO_COLOR and TERM allow it."""
     from rich.console import Console
 
-    is_terminal = sys.stdout.isatty()
-    wide = width() if is_terminal else 1_000_000
-    return Console(width=wide, force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
+    return Console(
+        width=width() if is_screen() else 1_000_000,
+        force_terminal=is_screen(),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def is_screen() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout.isatty()
 
 
 def width(in_a_pipe: int = 80) -> int:
     """The cells of a line of the terminal."""
-    return shutil.get_terminal_size((in_a_pipe, 24)).columns if sys.stdout.isatty() else in_a_pipe
+    return shutil.get_terminal_size((in_a_pipe, 24)).columns if is_screen() else in_a_pipe
 
 
 def draw(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
     """Lines on stdout, each of (text, style) pairs."""
     from rich.text import Text
 
-    on = screen()
+    on = screen() if is_screen() else None
     for line in lines:
-        on.print(Text.assemble(*((printable(text), style) for text, style in line)), no_wrap=True, overflow="ignore", crop=False)
+        if on is None:
+            say("".join(text for text, _ in line))
+        else:
+            shown = Text.assemble(*((printable(text), style) for text, style in line))
+            on.print(shown, no_wrap=True, overflow="ignore", crop=False)
 
 
 def cells(text: str) -> int:
@@ -139,7 +158,7 @@ def wrapped(text: str, cells_wide: int) -> list[str]:
     """A line of text as the lines of so many cells that it takes."""
     from rich.text import Text
 
-    return [str(line) for line in Text(text).wrap(screen(), max(cells_wide, 1))] if text else [""]
+    return [str(line).rstrip() for line in Text(text).wrap(screen(), max(cells_wide, 1))] if text else [""]
 
 
 STATUS_STYLES = {
@@ -187,7 +206,7 @@ def dollars(value: Any) -> str | None:
 csv_option = click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout instead of a table.")
 
 
-def emitted(value: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], as_json: bool, as_csv: bool) -> bool:
+def emitted(value: Any, rows: Sequence[Row], columns: Sequence[str], as_json: bool, as_csv: bool) -> bool:
     """Whether a document was asked for, which is then on stdout: the value as JSON, or the rows as CSV.
 
     columns: the names of rows, for where there are none. Lists and objects are JSON within CSV. Raises UsageError for both.
@@ -197,7 +216,7 @@ def emitted(value: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str
     if as_json:
         emit(value)
     elif as_csv:
-        escaped = printable if sys.stdout.isatty() else str
+        escaped = printable if is_screen() else str
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows[0] if rows else columns)
         for row in rows:
