@@ -83,7 +83,7 @@ def transcript(protocol: str | None, events: Iterable[tuple[int, int, str, str]]
             yield from growing.values()
             growing = {}
             said = gist(payload) or data[:_DATA_LIMIT]
-            yield Line(position, offset_us, shown, is_wrong=_is_wrong(payload), pieces=[said])
+            yield Line(position, offset_us, shown, is_wrong=type in _LOSSES or _is_wrong(payload), pieces=[said])
     yield from growing.values()
 
 
@@ -120,6 +120,9 @@ def gist(payload: dict[str, Any]) -> str:
         if isinstance(fact, (str, int)) and not isinstance(fact, bool) and fact != ""
     ]
     return "  ".join(dict.fromkeys(facts))
+
+
+_LOSSES = frozenset({"$block", "$gap", "$tail"})
 
 
 def _is_wrong(payload: dict[str, Any]) -> bool:

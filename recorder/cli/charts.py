@@ -65,19 +65,20 @@ def waterfall(steps: Sequence[tuple[str, str | None, int | None, int | None]], d
     """The steps of a run on one axis from its start to its end, a line each: name, bar, duration.
 
     steps: (label, status, first_us, last_us), µs since the start, None where that is not known. Where nothing happens in any
-    step, as while the client is waited for, no bar has a block.
+    step, as while the client is waited for, no bar has a block. Where no step's time is known, there are no lines.
     """
     ends = [last for _, _, _, last in steps if last is not None]
     size = max([duration_us or 0, *ends])
+    if not size or not any(_is_known(first, last) for _, _, first, last in steps):
+        return []
     spans = ["" if first is None or last is None else seconds(last - first) for _, _, first, last in steps]
     of_span = max([len(seconds(size)), *map(len, spans)])
     of_name = min(max((cells(label) for label, *_ in steps), default=0), max(width * 2 // 5, 1))
     of_bar = max(width - of_name - of_span - 2 * 2, 1)
     lines: list[Line] = []
     for (label, status, first, last), span in zip(steps, spans, strict=True):
-        known = first is not None and last is not None and size > 0
-        body = _bar(size, first or 0, last or 0, of_bar) if known else UNKNOWN.ljust(of_bar)
-        if known and not body.strip():
+        body = _bar(size, first or 0, last or 0, of_bar) if _is_known(first, last) else UNKNOWN.ljust(of_bar)
+        if not body.strip():
             body = _mark(size, first or 0, of_bar)
         lines.append(
             [
@@ -86,10 +87,12 @@ def waterfall(steps: Sequence[tuple[str, str | None, int | None, int | None]], d
                 (f"  {span or UNKNOWN:>{of_span}}", ""),
             ]
         )
-    if lines:
-        end = seconds(size) if size else UNKNOWN
-        lines.append([(f"{'':{of_name}}  0{end:>{max(of_bar - 1, len(end) + 1)}}", "dim")])
-    return lines
+    end = seconds(size)
+    return [*lines, [(f"{'':{of_name}}  0{end:>{max(of_bar - 1, len(end) + 1)}}", "dim")]]
+
+
+def _is_known(first: int | None, last: int | None) -> bool:
+    return first is not None and last is not None
 
 
 def seconds(us: int) -> str:

@@ -120,26 +120,26 @@ def _stream(shown: dict[str, Any], as_events: bool) -> None:
     _anomalies(shown["anomalies"])
 
 
-_WHAT = 30  # cells of a transcript's second column; what is longer has its text below it
-
-
 def _transcript(shown: dict[str, Any]) -> Iterator[charts.Line]:
-    """The lines of a transcript: position, time, what came, and what it says."""
+    """The lines of a transcript: position, time, what came, and what it says; below where what came is too long for that."""
     events = [(event["position"], event["offset_us"], event["type"], event["data"]) for event in shown["events"]]
     of_position = len(str(events[-1][0])) if events else 1
+    of_what = 30 if is_screen() and width() < 120 else 46
     for line in transcript(shown["protocol"], events):
         when = f"{line.position:>{of_position}} {line.offset_us / 1e6:>9.3f}s  "
         if line.silence_us:
             yield [(f"{'':{len(when)}}· {line.silence_us / 1e6:,.1f} s of silence ·", "dim")]
             continue
         what = printable(line.type) + (f" \N{MULTIPLICATION SIGN}{line.events:,}" if line.kind and line.events > 1 else "")
-        text = _text(line, len(when) + _WHAT)
+        if is_screen() and cells(what) > (room := width() - len(when)):
+            what = shortened(what, room)
+        text = _text(line, len(when) + of_what)
         style = status_style(line.text.partition(" ")[0]) if line.type == "$end" else ""
-        if text and cells(what) <= _WHAT - 2:
-            yield [(when, "dim"), (what + " " * (_WHAT - cells(what)), ""), (text.pop(0), style)]
+        if text and cells(what) <= of_what - 2:
+            yield [(when, "dim"), (what + " " * (of_what - cells(what)), ""), (text.pop(0), style)]
         else:
             yield [(when, "dim"), (what, "")]
-        yield from ([(" " * (len(when) + _WHAT) if more else "", ""), (more, style)] for more in text)
+        yield from ([(" " * (len(when) + of_what) if more else "", ""), (more, style)] for more in text)
 
 
 def _text(line: Line, used: int) -> list[str]:
@@ -164,9 +164,9 @@ def _run(shown: dict[str, Any], spans: charts.Timeline) -> None:
     facts = [("run", run.id), ("status", status), *((name, shown.get(name)) for name in _RUN_FACTS)]
     _facts([*facts, ("streams", ", ".join(streams)), ("anomalies", _counted(shown["anomalies"]))])
     steps, duration_us = spans
-    if steps:
+    if lines := charts.waterfall(steps, duration_us, width()):
         click.echo()
-        draw(charts.waterfall(steps, duration_us, width()))
+        draw(lines)
     for object in shown["steps"]:
         step = RunStep.of(object)
         derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
