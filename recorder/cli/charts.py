@@ -24,7 +24,7 @@ def bars(rows: Sequence[tuple[Any, int | None]], width: int) -> list[Line]:
     numbers = [UNKNOWN if number is None else cell(number) for _, number in rows]
     names = [UNKNOWN if name is None else cell(name) for name, _ in rows]
     of_number = max(map(len, numbers), default=0)
-    of_name = min(max(map(cells, names), default=0), max(width - of_number - 2 * 2 - _LEAST_BAR, width // 2))
+    of_name = min(max(map(cells, names), default=0), max(width - of_number - 2 * 2 - _LEAST_BAR, 1))
     of_bar = max(width - of_name - of_number - 2 * 2, 1)
     most = max((number or 0 for _, number in rows), default=0)
     return [
