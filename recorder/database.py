@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 
 DEFAULT_URL = "sqlite:///recorder.db"
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The newest revision in migrations/; a test holds the two together."""
 
 VERSION_TABLE = "recorder_version"

@@ -6,6 +6,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from recorder import database, jsontext, log
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.anomalies import anomalies
+from recorder.projections.costs import costs, costs_hourly
 from recorder.projections.failures import failures as failure_rows
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
@@ -360,6 +362,39 @@ def usage(
     return [found[key] for key in ordered if by is None or found[key]["runs"]][:limit]
 
 
+def cost(
+    connection: sa.Connection,
+    by: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    zone: tzinfo = UTC,
+    among: Collection[str] | None = None,
+) -> dict[Any, tuple[int, int]]:
+    """{group, as usage() has it: (runs whose cost is known, what they cost in billionths of a US dollar)}; no group without.
+
+    among: the sessions or labels that are asked for, where not all are.
+    """
+    from_runs = _usage_sources(by, since, until, zone)[0][0] is runs
+    table, source = (runs, runs.join(costs, costs.c.run_key == runs.c.run_key)) if from_runs else (costs_hourly, costs_hourly)
+    at = runs.c.began_at if from_runs else costs_hourly.c.hour
+    key: sa.ColumnElement[Any] = sa.null()
+    if by in ("day", "hour"):
+        key = _quarter(at) if from_runs else at
+    elif by:
+        key = table.c[KEY_OF[by]]
+    count, nusd = (sa.func.count(), costs.c.cost_nusd) if from_runs else (sa.func.sum(table.c.runs), costs_hourly.c.cost_nusd)
+    chosen = sa.select(key.label("key"), count, sa.func.sum(nusd)).select_from(source).where(_between(at, since, until))
+    if among is not None:
+        chosen = chosen.where(key.in_(among))
+    found: dict[Any, tuple[int, int]] = {}
+    for key_of, number, total in connection.execute(chosen.group_by(key) if by else chosen):
+        if number:
+            group = _group(by, key_of, zone)
+            had = found.get(group, (0, 0))
+            found[group] = had[0] + int(number), had[1] + int(total)
+    return found
+
+
 def _usage_sources(
     by: str | None, since: datetime | None, until: datetime | None, zone: tzinfo
 ) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
@@ -370,7 +405,8 @@ def _usage_sources(
     whole = all(at is None or (at.minute, at.second, at.microsecond) == (0, 0, 0) for at in (since, until))
     if by in ("session", "label") or not whole or (by in ("day", "hour") and not _has_whole_hours(zone)):
         return [(runs, _between(runs.c.began_at, since, until))]
-    if by == "hour" or (by == "day" and zone is not UTC):
+    midnights = all(at is None or at.astimezone(UTC).hour == 0 for at in (since, until))
+    if by == "hour" or (by == "day" and not (midnights and zone is UTC)):
         return [(usage_totals, _between(usage_totals.c.hour, since, until))]
     first = None if since is None else since.astimezone(UTC).replace(hour=0)
     if first is not None and since is not None and first < since:

@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PATIENCE = 60.0
 """Seconds after which a process has hung."""
@@ -105,6 +105,30 @@ def terminal(*args: str, db: str | Path, columns: int = 80, variables: Mapping[s
 def answer(*args: str, db: str | Path) -> Any:
     """The JSON document that a command prints."""
     return json.loads(output(*args, "--json", db=db))
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a failed command says; it prints nothing else."""
+        assert self.out == ""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        assert len(line) > len("error: ") + 10
+        return line
+
+
+def strictly(text: str) -> Any:
+    """A JSON document by the letter of RFC 8259: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    return json.loads(text, parse_constant=refuse)
 
 
 class Background:

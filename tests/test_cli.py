@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -20,7 +20,7 @@ from recorder import database, log
 from recorder.cli import COMMANDS, main
 from recorder.sse import Frame
 from tests import writing
-from tests.commands import Background, bound, command, environment, output, recorder, sqlite, until
+from tests.commands import Background, Done, bound, command, environment, output, recorder, sqlite, strictly, until
 from tests.writing import DONE, encoded, said, stream_id
 
 pytestmark = pytest.mark.slow
@@ -60,21 +60,6 @@ JSON = {
     "verify one": ("verify", "run_1"),
     "db current": ("db", "current"),
 }
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line that a failed command says; it prints nothing else."""
-        assert self.out == ""
-        (line,) = self.err.splitlines()
-        assert line.startswith("error: ")
-        assert len(line) > len("error: ") + 10
-        return line
 
 
 Run = Callable[..., Done]
@@ -205,15 +190,6 @@ def test_wrong_usage_is_exit_2(run: Run, filled: Path, args: tuple[str, ...]) ->
 
 
 # JSON
-
-
-def strictly(text: str) -> Any:
-    """A JSON document by the letter of RFC 8259: no NaN, no Infinity."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(constant)
-
-    return json.loads(text, parse_constant=refuse)
 
 
 @pytest.mark.parametrize("name", JSON)
@@ -775,91 +751,6 @@ def test_a_full_stdout_is_one_line(filled: Path, args: tuple[str, ...]) -> None:
     assert done.returncode == 1
     (said_line,) = done.stderr.decode().splitlines()
     assert said_line.startswith("error: ")
-
-
-# sql
-
-
-def test_sql_as_a_table_as_json_and_as_csv(run: Run, filled: Path) -> None:
-    query = "SELECT run_id, total_tokens, failed_at, 'a,\"b' AS odd FROM runs ORDER BY run_id LIMIT 2"
-    assert run("sql", query).out.split() == ["run_id", "total_tokens", "failed_at", "odd", "run_1", "7", 'a,"b', "run_2", 'a,"b']
-    expected = [
-        {"run_id": "run_1", "total_tokens": 7, "failed_at": None, "odd": 'a,"b'},
-        {"run_id": "run_2", "total_tokens": None, "failed_at": None, "odd": 'a,"b'},
-    ]
-    assert strictly(run("sql", query, "--json").out) == strictly(run("sql", query, "--format", "json").out) == expected
-    assert run("sql", query, "--format", "csv").out == 'run_id,total_tokens,failed_at,odd\nrun_1,7,,"a,""b"\nrun_2,,,"a,""b"\n'
-
-
-@pytest.mark.parametrize(
-    ("query", "value"),
-    [
-        ("SELECT '100%' AS x", "100%"),
-        ("SELECT '100%%' AS x", "100%%"),
-        ("SELECT 'a:b ?' AS x", "a:b ?"),
-        ("SELECT x'ff00' AS x", "\ufffd\x00"),
-        ("SELECT 9223372036854775807 AS x", 2**63 - 1),
-        ("SELECT NULL AS x", None),
-        ("SELECT 1.5 AS x", 1.5),
-        ("SELECT 'x' AS x -- a comment", "x"),
-        ("SELECT 'x' AS x;", "x"),
-        ("WITH t AS (SELECT 5 AS x) SELECT x FROM t", 5),
-    ],
-)
-def test_sql_runs_as_it_is_written(run: Run, filled: Path, query: str, value: Any) -> None:
-    assert strictly(run("sql", query, "--json").out) == [{"x": value}]
-
-
-def test_sql_that_yields_an_infinity_is_a_document_all_the_same(run: Run, filled: Path) -> None:
-    strictly(run("sql", "SELECT 9e999 AS x", "--json").out)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "DELETE FROM events",
-        "INSERT INTO streams SELECT * FROM streams",
-        "UPDATE runs SET status = 'x'",
-        "DROP TABLE runs",
-        "CREATE TABLE x (a)",
-        "ALTER TABLE runs RENAME TO x",
-        "PRAGMA user_version = 5",
-        "PRAGMA journal_mode = DELETE",
-        "PRAGMA query_only = OFF",
-        "VACUUM",
-        "VACUUM INTO 'copy.db'",
-        "ATTACH 'other.db' AS other",
-        "WITH x AS (SELECT 1) DELETE FROM events",
-        "SELECT 1; DELETE FROM events",
-        "BEGIN IMMEDIATE",
-        "REINDEX",
-        "SELECT load_extension('x')",
-        "SELECT writefile('copy.db', 'x')",
-    ],
-)
-def test_sql_never_writes(run: Run, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
-    """By the database's own means: whatever is asked, the files stay as they are, and no other is made."""
-    monkeypatch.chdir(tmp_path)
-    run("project")
-    before, files = rows(filled), sorted(path.name for path in tmp_path.iterdir())
-    done = run("sql", query)
-    assert rows(filled) == before
-    assert [
-        path.name for path in sorted(tmp_path.iterdir()) if path.name not in files and not path.name.startswith("log.db-")
-    ] == []
-    if not query.startswith("PRAGMA"):
-        assert done.status == 1
-        assert done.error
-
-
-@pytest.mark.parametrize("query", ["", "SELEC 1", "SELECT * FROM nothing", "SELECT nothing FROM runs", "SELECT (", ";"])
-def test_sql_that_is_wrong_is_one_line(run: Run, filled: Path, query: str) -> None:
-    done = run("sql", query)
-    assert done.status in (0, 1)
-    assert "Traceback" not in done.err
-    if query not in ("", ";"):
-        assert done.status == 1
-        assert done.error
 
 
 # Terminals

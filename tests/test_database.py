@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from recorder import database, log
 from recorder.collect.lease import writers
 from recorder.errors import DatabaseError, ReadOnlyError
-from recorder.projections import PROJECTED, WORKING
+from recorder.projections import PRICED, PROJECTED, WORKING
 
 
 def alembic_config() -> Config:
@@ -70,7 +70,7 @@ def test_the_migrations_make_the_keys_of_the_metadata(engine: sa.Engine) -> None
 
 def test_every_table_is_of_the_log_or_can_be_rebuilt_from_it() -> None:
     """But for the writers, who are there only while they write."""
-    assert set(database.metadata.tables.values()) == {*log.LOG_TABLES, *PROJECTED, *WORKING, writers}
+    assert set(database.metadata.tables.values()) == {*log.LOG_TABLES, *PROJECTED, *PRICED, *WORKING, writers}
 
 
 def test_every_key_of_a_log_table_begins_with_stream_id() -> None:

@@ -22,6 +22,7 @@ ORDER = (
     "steps",
     "protocols",
     "transcript",
+    "prices",
     "database",
     "log",
     "projections",

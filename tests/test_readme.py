@@ -10,7 +10,7 @@ import pytest
 
 from recorder.cli import COMMANDS, cli
 from recorder.log import LOG_TABLES
-from recorder.projections import PROJECTED, WORKING
+from recorder.projections import PRICED, PROJECTED, WORKING
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 CONTEXT = click.Context(cli)
@@ -48,7 +48,7 @@ def test_command_explains_itself(name: str, command: click.Command) -> None:
     )
 
 
-@pytest.mark.parametrize("table", [table.name for table in (*LOG_TABLES, *PROJECTED, *WORKING)])
+@pytest.mark.parametrize("table", [table.name for table in (*LOG_TABLES, *PROJECTED, *PRICED, *WORKING)])
 def test_table_stands_in_the_readme(table: str) -> None:
     assert f"`{table}`" in README
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "failures": "failures",
     "sql": "sql",
     "rebuild": "rebuild",
+    "recost": "recost",
     "verify": "verify",
     "project": "project",
     "db": "db",

@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from recorder import prices
 from recorder.errors import UsageError
+from recorder.prices import Prices
 from recorder.replay.faults import EXAMPLES
 from recorder.settings import VARIABLE, Settings, load
 
@@ -107,6 +109,15 @@ class SettingsFile(click.ParamType[Settings]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Settings:
         return load(value)
+
+
+class PricesFile(click.ParamType[Prices]):
+    """A TOML file of prices."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Prices:
+        return value if isinstance(value, Prices) else prices.load(value)
 
 
 def configured(command: Command) -> Command:

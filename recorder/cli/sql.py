@@ -3,65 +3,135 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO
 
 import click
-import sqlalchemy as sa
 
+from recorder import jsontext
 from recorder.cli.opening import connect_read_only, opened
-from recorder.cli.output import emit, table
-from recorder.errors import RecorderError
-from recorder.queries import json_value
+from recorder.cli.output import note, printable, table
+from recorder.cli.parameters import Finite
+from recorder.cli.reader import Row, reading
+from recorder.errors import UsageError
+from recorder.views import VIEWS
+
+TABLE_ROWS = 1000
+"""How many rows a table shows, for all its rows are in memory, unless --limit says otherwise."""
+
+TABLES = (
+    "runs",
+    "run_steps",
+    "tool_calls",
+    "messages",
+    "sessions",
+    "usage_hourly",
+    "usage_daily",
+    "anomalies",
+    "streams",
+    "events",
+)
+
+HELP = f"""Run one SQL query: QUERY, or what --file holds, or stdin.
+
+It can only read, by the database's own means, and is stopped after --timeout. Rows print as they come, the same from SQLite and
+PostgreSQL: times in UTC as 2026-11-22T10:30:00Z (SQLite keeps them as text, and compares them as 2026-11-22 10:30:00.000000),
+flags as 0 and 1, bytes as text or else in hexadecimal.
+
+Views: {", ".join(VIEWS)}.
+
+Tables: {", ".join(TABLES)}.
+"""
 
 
-@click.command("sql")
-@click.argument("query")
-@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
+@click.command("sql", help=HELP, short_help="Run one SQL query that can only read.")
+@click.argument("query", required=False)
+@click.option("-f", "--file", type=click.File("rb"), metavar="FILE", help="A file that holds the query; - is stdin.")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), help="How rows print.  [default: table]")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"At most N rows; a table shows {TABLE_ROWS:,} where it is not given.",
+)
+@click.option(
+    "--timeout",
+    type=Finite(min=0, min_open=True, max=1_000_000),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that the database may work for it.",
+)
 @click.pass_obj
-def command(db: str, query: str, form: str, as_json: bool) -> None:
-    """Run one SQL query, read-only by the database's own means. Tables: runs, run_steps, tool_calls, messages, sessions,
-    usage_hourly, anomalies, streams, events."""
+def command(
+    db: str,
+    query: str | None,
+    file: BinaryIO | None,
+    form: str | None,
+    as_json: bool,
+    as_csv: bool,
+    limit: int | None,
+    timeout: float,
+) -> None:
+    forms = {form, "json" if as_json else None, "csv" if as_csv else None} - {None}
+    if len(forms) > 1:
+        raise UsageError("a result has one format: give one of --format, --json and --csv")
+    form = forms.pop() if forms else "table"
+    text = _query(query, file)
     with opened(db, fresh=True):
         pass
     engine = connect_read_only(db)
     try:
-        with engine.connect() as connection:
-            columns, rows = _run(connection, query)
-    except (sa.exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:
-        raise RecorderError(" ".join(str(getattr(error, "orig", error)).split())) from None
+        with reading(engine, text, timeout) as (columns, rows):
+            if form == "json":
+                _print_json(columns, islice(rows, limit))
+            elif form == "csv":
+                _print_csv(columns, islice(rows, limit))
+            else:
+                table(islice(rows, limit or TABLE_ROWS), columns, empty="no rows")
+                if limit is None and next(rows, None) is not None:
+                    note(f"these are the first {TABLE_ROWS:,} rows; --limit shows more, --csv and --json all")
     finally:
         engine.dispose()
-    if as_json or form == "json":
-        emit([dict(zip(columns, row, strict=True)) for row in rows])
-    elif form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+
+
+def _query(query: str | None, file: BinaryIO | None) -> str:
+    """What was asked, from wherever it was given. Raises UsageError."""
+    if query is not None and file is not None:
+        raise UsageError("one query at a time: give it as an argument or in --file")
+    if query is None or query == "-":
+        if file is None and query is None and os.isatty(0):
+            raise UsageError("no query; give one as an argument, in a file with --file, or on stdin")
+        data = file.read() if file else os.fdopen(0, "rb", closefd=False).read()
     else:
-        table(rows, columns, empty="no rows")
+        data = query.encode("utf-8", "surrogateescape")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("the query is no UTF-8 text") from None
+    if not text.strip() or "\0" in text:
+        raise UsageError("the query is empty or holds a NUL; give one as an argument, in a file with --file, or on stdin")
+    return text
 
 
-def _run(connection: sa.Connection, query: str) -> tuple[list[str], list[list[Any]]]:
-    """(column names, rows). On PostgreSQL by the extended protocol, which takes one statement and no more."""
-    if connection.dialect.name == "postgresql":
-        driver: Any = connection.connection.driver_connection
-        cursor = driver.cursor(binary=False)
-        cursor.execute(query.encode(), prepare=True)
-        names = [column.name for column in cursor.description or ()]
-        rows = cursor.fetchall() if cursor.description else []
-    else:
-        result = connection.exec_driver_sql(query)
-        names = list(result.keys()) if result.returns_rows else []
-        rows = list(result.all()) if result.returns_rows else []
-    return names, [[_plain(value) for value in row] for row in rows]
+def _print_json(columns: list[str], rows: Iterator[Row]) -> None:
+    """One document, an object for each row. A name that comes again gets its column's number: an object has it once."""
+    names = [name if name not in columns[:at] else f"{name}_{at + 1}" for at, name in enumerate(columns)]
+    separator = "["
+    for row in rows:
+        sys.stdout.write(separator + jsontext.dumps(dict(zip(names, row, strict=True))))
+        separator = ","
+    sys.stdout.write("]\n" if separator == "," else "[]\n")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (bytes, memoryview)):
-        return bytes(value).decode("utf-8", "replace")
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    converted = json_value(value)
-    return converted if isinstance(converted, str) else str(converted)
+def _print_csv(columns: list[str], rows: Iterator[Row]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    if sys.stdout.isatty():
+        rows = ([printable(value) if isinstance(value, str) else value for value in row] for row in rows)
+    writer.writerows(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from recorder.projections import (
     anomalies,
     answers,
+    costs,
     failures,
     folds,
     messages,
@@ -27,6 +28,9 @@ READ_MODEL = tuple(table for family in (*PROJECTIONS, sessions, silences, usage)
 
 PROJECTED = (*folds.TABLES, *answers.TABLES, *READ_MODEL)
 """All tables that can be rebuilt from the log."""
+
+PRICED = costs.TABLES
+"""What runs cost: of the log and of prices that change."""
 
 WORKING = pending_sums.TABLES
 """What projecting keeps for itself."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from recorder import database, log
+from recorder import database, log, prices
 from recorder.database import slices
 from recorder.log import Stream, checkpoints, heads, pending
-from recorder.projections import PROJECTIONS, sessions, usage
+from recorder.projections import PROJECTIONS, costs, sessions, usage
 from recorder.projections.anomalies import anomalies
 from recorder.projections.answers import answered_runs, outputs, tool_answers
 from recorder.projections.answers import stream_rows as answer_rows
@@ -65,8 +65,9 @@ class Folded(NamedTuple):
 def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[str, StreamFold] | None = None) -> int:
     """Project all that is pending; how many events that were.
 
-    cache: open folds that a follower keeps from one call to the next, by stream_id.
+    cache: open folds that a follower keeps from one call to the next, by stream_id. Raises UsageError for a bad file of prices.
     """
+    known = prices.load()
     done = 0
     size = 16
     with only_projector(engine):
@@ -75,14 +76,22 @@ def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[st
             with database.read(engine) as connection:
                 waiting = _waiting(connection, size)
             if not waiting:
-                sum_up(engine)
+                sum_up(engine, known)
                 return done
             folded, count = _fold(engine, waiting, cache)
             took = _write(engine, folded, cache)
             done += count
             if progress:
                 progress(count)
-            size = max(1, size // 2) if took > WRITE_SECONDS else min(512, size * 2) if took < WRITE_SECONDS / 3 else size
+            size = _next_size(size, took)
+
+
+def _next_size(size: int, took: float) -> int:
+    """How many streams the next step takes, when these many took so long to write: towards WRITE_SECONDS, half or twice at most.
+
+    Much of a step's time does not depend on its size, so a step that is shorter than it may be is wasted.
+    """
+    return max(1, min(512, round(size * min(2.0, max(0.5, WRITE_SECONDS / took)))))
 
 
 def behind(engine: sa.Engine) -> int:
@@ -98,6 +107,7 @@ def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
 
     In place: readers see old rows replaced by new ones, never an empty table. What nothing supports any more goes last.
     """
+    known = prices.load()
     with only_projector(engine):
         after: str | None = ""
         while after is not None:
@@ -106,12 +116,20 @@ def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
     done = catch_up(engine, progress)
     with only_projector(engine):
         _sweep(engine)
+        sum_up(engine, known)
     return done
 
 
 def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
     """Erase streams from the log, and their part in every row that was made of them: the one exception to append-only."""
-    with only_projector(engine), database.write(engine) as connection:
+    known = prices.load()
+    with only_projector(engine):
+        _erase(engine, stream_ids)
+        sum_up(engine, known)
+
+
+def _erase(engine: sa.Engine, stream_ids: list[str]) -> None:
+    with database.write(engine) as connection:
         keys = set(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids))).scalars())
         keys |= answered_runs(connection, stream_ids)
         keys.discard(STREAM)
@@ -119,7 +137,6 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
         for table in (folds, tool_answers, session_streams, silences, failures, anomalies, *log.LOG_TABLES):
             connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
         _replace_runs(connection, [], {}, keys)
-    sum_up(engine)
 
 
 def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
@@ -142,13 +159,15 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
     keys |= answered_runs(connection, ids)
     connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
     connection.execute(tool_answers.delete().where(tool_answers.c.stream_id.in_(ids)))
-    kept = [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
-    _insert(connection, folds, kept)
     _insert(connection, tool_answers, [row for entry in batch for row in answer_rows(entry.stream, entry.fold)])
     keys |= answered_runs(connection, ids)
     keys.discard(STREAM)
     note(connection, *_touched(connection, ids, keys))
     places = _replace_runs(connection, batch, states, keys)
+    # After the runs: what else is known of them is read from the folds, and need not be sifted out of these.
+    _insert(
+        connection, folds, [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
+    )
     for table in (session_streams, silences):
         connection.execute(table.delete().where(table.c.stream_id.in_(ids)))
     rows, failed, paused = [], [], []
@@ -194,7 +213,8 @@ def _replace_runs(
                 connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
             _insert(connection, table, found)
     _move_streams(connection, places, states)
-    note(connection, *_touched(connection, [], keys))
+    costs.forget(connection, keys)
+    note(connection, *_touched(connection, [], keys), {view.key for view in views if view.is_run} if prices.wanted() else ())
     return places
 
 
@@ -386,7 +406,7 @@ def _queue(connection: sa.Connection, ids: list[str]) -> None:
 
 
 def _sweep(engine: sa.Engine) -> None:
-    """Delete rows that no fold supports, and sum everything up again. They are looked for without a lock, which is long."""
+    """Delete rows that no fold supports, and note all to be summed up. They are looked for without a lock, which is long."""
     for table, column, supported in (
         (folds, folds.c.stream_id, heads.c.stream_id),
         (session_streams, session_streams.c.stream_id, heads.c.stream_id),
@@ -394,6 +414,7 @@ def _sweep(engine: sa.Engine) -> None:
         (failures, failures.c.stream_id, heads.c.stream_id),
         (tool_answers, tool_answers.c.stream_id, heads.c.stream_id),
         *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
+        (costs.costs, costs.costs.c.run_key, runs.c.run_key),
     ):
         with database.read(engine) as connection:
             strays = set(connection.execute(sa.select(column).where(column.not_in(sa.select(supported))).distinct()).scalars())
@@ -405,12 +426,12 @@ def _sweep(engine: sa.Engine) -> None:
         known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())
         hours = set(connection.execute(sa.select(usage.usage_hourly.c.hour).distinct()).scalars())
         hours.update(connection.execute(sa.select(runs.c.hour).distinct()).scalars())
+        hours.update(connection.execute(sa.select(costs.costs_hourly.c.hour).distinct()).scalars())
     for some in slices(known):
         with database.write(engine) as connection:
             note(connection, set(some), set())
     with database.write(engine) as connection:
         note(connection, set(), hours)
-    sum_up(engine)
 
 
 @contextmanager

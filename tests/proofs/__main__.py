@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
-NAMES = ("transfers", "power_cuts", "kills", "load", "leaks", "reproduction")
+NAMES = ("transfers", "power_cuts", "kills", "load", "leaks", "reproduction", "scale")
 """Modules of this folder; each has a TITLE and a run() → lines, which raises where the proof fails."""
 
 
