@@ -19,7 +19,7 @@ from recorder.projections.anomalies import anomalies
 from recorder.projections.failures import failures as failure_rows
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
-from recorder.projections.run_steps import run_steps
+from recorder.projections.run_steps import run_steps, tool_calls
 from recorder.projections.runs import COUNTERS, runs, without_usage
 from recorder.projections.runs import name as indexed
 from recorder.projections.sessions import session_streams, sessions
@@ -162,6 +162,47 @@ def show_run(connection: sa.Connection, run_id: str) -> dict[str, Any]:
         "protocol": row["protocol"],
         "anomalies": _anomalies(connection, anomalies.c.run_key == run_id),
     }
+
+
+class Span(NamedTuple):
+    """When a step was: µs since its run began, None where nobody knows. label: its type, and its tools."""
+
+    label: str
+    status: str | None
+    first_us: int | None
+    last_us: int | None
+
+
+def timeline(connection: sa.Connection, run_id: str) -> tuple[list[Span], int | None]:
+    """When each step of a run was, in order of creation, and how long the run took, in µs.
+
+    As they were recorded; where a stream has no timing, or a step was only seen whole, by the API's times in whole seconds.
+    """
+    run = connection.execute(sa.select(runs.c.duration_us, runs.c.created_at).where(runs.c.run_key == run_id)).one()
+    columns = run_steps.c
+    chosen = sa.select(run_steps).where(columns.run_key == run_id).order_by(columns.ordinal)
+    steps = connection.execute(chosen).mappings().all()
+    tools: dict[str, list[str]] = {}
+    called = sa.select(tool_calls.c.step_id, tool_calls.c.type, tool_calls.c.name).where(tool_calls.c.run_key == run_id)
+    for step_id, type, name in connection.execute(called.order_by(tool_calls.c.step_id, tool_calls.c.ordinal)):
+        tools.setdefault(step_id, []).append(name or type or "")
+    is_timed = any(step["last_us"] for step in steps)
+    spans = []
+    for step in steps:
+        first, last = step["first_us"], step["last_us"]
+        if not is_timed or first is None or last is None:
+            ended = next((step[name] for name in _STEP_ENDS if step[name] is not None), None)
+            first, last = _since(run.created_at, step["created_at"]), _since(run.created_at, ended)
+        label = " ".join([step["type"] or "step", ", ".join(dict.fromkeys(tools.get(step["step_id"], [])))]).strip()
+        spans.append(Span(label, step["status"], first, last))
+    return spans, run.duration_us
+
+
+_STEP_ENDS = ("completed_at", "failed_at", "cancelled_at", "expired_at")
+
+
+def _since(start: datetime | None, at: datetime | None) -> int | None:
+    return None if start is None or at is None else max((at - start) // timedelta(microseconds=1), 0)
 
 
 def show_run_at(connection: sa.Connection, run_id: str, stream_prefix: str | None, at: int) -> dict[str, Any]:
@@ -464,9 +505,14 @@ def failures(
     ]
 
 
-def count_failures(connection: sa.Connection) -> int:
+def count_failures(
+    connection: sa.Connection, since: datetime | None = None, until: datetime | None = None, kind: str | None = None
+) -> int:
     """How many failures there are."""
-    return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows)).scalar_one())
+    where = _between(failure_rows.c.at, since, until)
+    if kind is not None:
+        where &= failure_rows.c.kind == kind
+    return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows).where(where)).scalar_one())
 
 
 def recent_events(connection: sa.Connection, limit: int) -> list[tuple[str, log.Event]]:

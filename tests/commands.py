@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import urllib.request
@@ -65,6 +70,36 @@ def output(*args: str, db: str | Path) -> bytes:
     done = recorder(*args, db=db)
     assert done.returncode == 0, f"recorder {' '.join(args)}: exit {done.returncode}: {done.stderr.decode()}"
     return done.stdout
+
+
+def terminal(*args: str, db: str | Path, columns: int = 80, variables: Mapping[str, str] | None = None) -> str:
+    """What a command that must succeed prints on a terminal so many columns wide. variables: of the environment."""
+    given = sqlite(db) if isinstance(db, Path) else db
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    own = {name: value for name, value in environment().items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    running = subprocess.Popen(
+        command("--db", given, *args), stdin=its, stdout=its, stderr=its, env=own | dict(variables or {}), start_new_session=True
+    )
+    os.close(its)
+    printed = b""
+    try:
+        while True:
+            ready, _, _ = select.select([ours], [], [], PATIENCE)
+            assert ready, f"recorder {' '.join(args)} has hung"
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # Linux's word for the end of a terminal
+                break
+            if not piece:
+                break
+            printed += piece
+        assert running.wait(PATIENCE) == 0, printed.decode(errors="replace")
+    finally:
+        running.kill()
+        running.wait(PATIENCE)
+        os.close(ours)
+    return printed.decode().replace("\r\n", "\n")
 
 
 def answer(*args: str, db: str | Path) -> Any:

@@ -21,6 +21,7 @@ ORDER = (
     "redaction",
     "steps",
     "protocols",
+    "transcript",
     "prices",
     "database",
     "log",
@@ -47,7 +48,7 @@ ORDER = (
 )
 """As the data flows, downwards; a folder counts as one."""
 
-PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols")
+PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols", "transcript")
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {

@@ -7,9 +7,25 @@ from datetime import datetime
 import click
 
 from recorder import database, queries
+from recorder.cli.columns import Column
 from recorder.cli.opening import json_option, opened
-from recorder.cli.output import emit, table
+from recorder.cli.output import csv_option, emitted, listing, status_style, tallied
 from recorder.cli.parameters import When
+from recorder.projections.sessions import sessions
+
+COLUMNS = (
+    Column("session_id", "session", least=20),
+    Column("started", of=lambda row: row["started"][:16]),
+    Column("streams", rank=4),
+    Column("events", rank=3),
+    Column("status", least=10, of=lambda row: tallied(row["status"]), style=status_style),
+    Column("model", least=14, rank=2),
+    Column("tokens", rank=1),
+    Column("failed", rank=5),
+    Column("anomalies", "amiss", rank=6),
+)
+
+SESSION_FIELDS = tuple(column.name for column in sessions.columns)
 
 
 @click.command("ls")
@@ -20,6 +36,7 @@ from recorder.cli.parameters import When
 @click.option("--label", help="Only sessions with this label.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
 @json_option
+@csv_option
 @click.pass_obj
 def command(
     db: str,
@@ -30,26 +47,25 @@ def command(
     label: str | None,
     limit: int,
     as_json: bool,
+    as_csv: bool,
 ) -> None:
     """List sessions, the latest first."""
     with opened(db, fresh=True) as engine, database.read(engine) as connection:
         rows = queries.list_sessions(connection, failed=failed, since=since, model=model, status=status, label=label, limit=limit)
-    if as_json:
-        emit(rows)
+    if emitted(rows, rows, (*SESSION_FIELDS, "models", "statuses"), as_json, as_csv):
         return
-    columns = ("session_id", "started", "streams", "events", "status", "model", "tokens", "failed", "anomalies")
     shown = [
-        (
-            row["session_id"],
-            row["last_started_at"][:19].replace("T", " "),
-            row["streams"],
-            row["events"],
-            row["statuses"],
-            row["models"],
-            row["total_tokens"],
-            row["failed"],
-            row["anomalies"],
-        )
+        {
+            "session_id": row["session_id"],
+            "started": row["last_started_at"][:19].replace("T", " "),
+            "streams": row["streams"],
+            "events": row["events"],
+            "status": row["statuses"],
+            "model": row["models"],
+            "tokens": row["total_tokens"],
+            "failed": row["failed"],
+            "anomalies": row["anomalies"],
+        }
         for row in rows
     ]
-    table(shown, columns, empty="no sessions")
+    listing(shown, COLUMNS, empty="no sessions")

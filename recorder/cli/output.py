@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recorder import jsontext
+from recorder.cli.columns import GAP, Column, Row, fitted
+from recorder.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def emit(value: Any) -> None:
@@ -39,27 +48,143 @@ def counted(number: int, what: str) -> str:
 
 def table(rows: Iterable[Sequence[Any]], columns: Sequence[str], *, empty: str = "nothing") -> None:
     """Rows under their column names: fitted to a terminal, at full length in a pipe."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    _table([list(row) for row in rows], [Column(name, least=8) for name in columns], empty)
 
-    held = [[_cell(value) for value in row] for row in rows]
-    if not held:
+
+def listing(rows: Sequence[Row], columns: Sequence[Column], *, empty: str = "nothing") -> None:
+    """Rows as a table: of the columns those that a terminal has room for, in a pipe all that the rows have, by their own names.
+
+    A column that the rows lack, and a text that none of them has, is left out.
+    """
+    names = list(rows[0]) if rows else []
+    chosen = [column for column in columns if column.name in names] if is_screen() else [Column(name) for name in names]
+    chosen = [
+        column
+        for column in chosen
+        if not (column.least and column.rank) or any(column.value(row) not in (None, []) for row in rows)
+    ]
+    _table([[column.value(row) for column in chosen] for row in rows], chosen, empty)
+
+
+def _table(values: list[list[Any]], columns: Sequence[Column], empty: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    if not values:
         note(empty)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    grid = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(columns):
-        numeric = all(row[number] == "" or row[number].replace(",", "").lstrip("-").isdigit() for row in held)
-        # The first column names the row: it is the last to be shortened.
-        least = min(36, max(len(row[0]) for row in held)) if number == 0 else None
-        grid.add_column(column, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, min_width=least)
-    for row in held:
-        grid.add_row(*row)
-    Console(width=width, highlight=False, markup=False, emoji=False).print(grid)
+    on_screen = is_screen()
+    unknown = UNKNOWN if on_screen else ""
+    held = [[unknown if value is None or value == [] else cell(value) for value in row] for row in values]
+    needed = [max(map(cells, (column.title, *(row[at] for row in held)))) for at, column in enumerate(columns)]
+    widths = fitted(columns, needed, width()) if on_screen else dict(enumerate(needed))
+    grid = Table(
+        box=box.SIMPLE_HEAD if on_screen else None,  # whose divider is a blank
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, GAP - 1 if on_screen else GAP, 0, 0),
+        header_style="bold",
+    )
+    for at, wide in widths.items():
+        numeric = all(row[at] == unknown or _NUMBER.fullmatch(row[at]) for row in held)
+        grid.add_column(
+            Text(columns[at].title), justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, width=wide
+        )
+    for row, shown in zip(values, held, strict=True):
+        styles = {at: columns[at].style for at in widths}
+        grid.add_row(*(Text(shown[at], style(row[at]) if style else "") for at, style in styles.items()))
+    screen().print(grid)
 
 
-def _cell(value: Any) -> str:
+UNKNOWN = "\N{EN DASH}"
+"""What a terminal shows of a value that nobody knows: it is not 0."""
+
+_NUMBER = re.compile(r"[-<]*\$?[\d,]+(\.\d+)?")
+
+
+def screen() -> Console:
+    """What draws on stdout: as wide as the terminal, coloured only where it is one, and NO_COLOR and TERM allow it."""
+    from rich.console import Console
+
+    return Console(
+        width=width() if is_screen() else 1_000_000,
+        force_terminal=is_screen(),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def is_screen() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
+def width(in_a_pipe: int = 80) -> int:
+    """The cells of a line of the terminal."""
+    return shutil.get_terminal_size((in_a_pipe, 24)).columns if is_screen() else in_a_pipe
+
+
+def draw(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
+    """Lines on stdout, each of (text, style) pairs."""
+    from rich.text import Text
+
+    on = screen() if is_screen() else None
+    for line in lines:
+        if on is None:
+            say("".join(text for text, _ in line))
+        else:
+            shown = Text.assemble(*((printable(text), style) for text, style in line))
+            on.print(shown, no_wrap=True, overflow="ignore", crop=False)
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes: a Chinese character or an emoji has two."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def shortened(text: str, cells_wide: int) -> str:
+    """A text of just so many cells: filled with blanks, or shortened at its end."""
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, cells_wide) if cells(text) <= cells_wide else set_cell_size(text, max(cells_wide - 1, 0)) + "…"
+
+
+def wrapped(text: str, cells_wide: int) -> list[str]:
+    """A line of text as the lines of so many cells that it takes."""
+    from rich.text import Text
+
+    return [str(line).rstrip() for line in Text(text).wrap(screen(), max(cells_wide, 1))] if text else [""]
+
+
+STATUS_STYLES = {
+    **dict.fromkeys(("completed", "done", "ended"), "green"),
+    **dict.fromkeys(("failed", "expired", "error", "http_error", "no_response", "tool_failed", "lost"), "red"),
+    **dict.fromkeys(
+        ("incomplete", "cancelled", "requires_action", "cut", "client_closed", "stalled", "eof", "unknown"), "yellow"
+    ),
+}
+"""How a status, an outcome or a kind of failure is coloured. Nothing is told by colour alone."""
+
+
+def status_style(status: Any) -> str:
+    """Of several, which may be counted, the style of the worst."""
+    each = status if isinstance(status, list) else [status]
+    styles = [STATUS_STYLES.get(str(one).partition(" ")[0], "") for one in each]
+    return next((style for style in ("red", "yellow", "green") if style in styles), "")
+
+
+def tallied(values: Iterable[str | None]) -> list[str]:
+    """Values, those that come again counted."""
+    return [f"{value} \N{MULTIPLICATION SIGN}{count}" if count > 1 else str(value) for value, count in Counter(values).items()]
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -67,8 +192,37 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_cell, value))
+        return ", ".join(map(cell, value))
     return printable(str(value))
+
+
+def dollars(value: Any) -> str | None:
+    """A cost in US dollars; None where it is not known."""
+    if value is None:
+        return None
+    return "<$0.0001" if 0 < value < 0.0001 else f"${value:,.4f}"
+
+
+csv_option = click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout instead of a table.")
+
+
+def emitted(value: Any, rows: Sequence[Row], columns: Sequence[str], as_json: bool, as_csv: bool) -> bool:
+    """Whether a document was asked for, which is then on stdout: the value as JSON, or the rows as CSV.
+
+    columns: the names of rows, for where there are none. Lists and objects are JSON within CSV. Raises UsageError for both.
+    """
+    if as_json and as_csv:
+        raise UsageError("--json and --csv are two forms of the same answer; ask for one")
+    if as_json:
+        emit(value)
+    elif as_csv:
+        escaped = printable if is_screen() else str
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(rows[0] if rows else columns)
+        for row in rows:
+            plain = (jsontext.dumps(value) if isinstance(value, (list, dict)) else value for value in row.values())
+            writer.writerow([escaped(value) if isinstance(value, str) else value for value in plain])
+    return as_json or as_csv
 
 
 def printable(text: str) -> str:

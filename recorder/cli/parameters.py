@@ -6,8 +6,9 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -37,6 +38,22 @@ class When(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is no time; write 2026-11-22, 2026-11-22T10:30, or how long ago: 90m, 24h, 7d")
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+class Zone(click.ParamType[tzinfo]):
+    """A time zone by its name."""
+
+    name = "zone"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tzinfo:
+        if isinstance(value, tzinfo):
+            return value
+        if value.upper() in ("UTC", "Z"):
+            return UTC
+        try:
+            return ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            self.fail(f"{value!r} is no time zone that is known here; write Europe/Oslo, America/New_York or UTC")
 
 
 class Finite(click.FloatRange):

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from recorder import database, queries, views
 from recorder.log import heads
 from recorder.projections import runner
-from recorder.projections.costs import COSTS, costs
+from recorder.projections.costs import costs
 from recorder.projections.runs import COUNTERS, runs, without_usage
 from recorder.projections.sessions import sessions
 from recorder.projections.usage import KEYS, usage_daily, usage_hourly, usage_totals
