@@ -96,7 +96,7 @@ def test_what_a_second_catching_up_finds_is_priced_too(filled: sa.Engine) -> Non
 
 
 def test_many_runs_are_priced_in_slices(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recorder.projections.pending_sums.SLICES", {"session": 3, "cost": 4, "hour": 2})
+    monkeypatch.setattr("recorder.projections.pending_sums.SLICES", {"cost": 4, "session": 3, "hour": 2})
     for number in range(30):
         add(engine, number, said(id=f"run_{number}", usage=PLAIN, created_at=BORN + number * 1000))
     runner.catch_up(engine)
