@@ -424,6 +424,8 @@ def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zon
         if table is runs
         else [sa.func.sum(table.c[name]) for name in SUMS]
     )
+    if by == "label":
+        where &= runs.c.label.is_not(None)
     chosen = sa.select(key.label("key"), *counted).where(where)
     chosen = chosen.select_from(costs.joined) if table is runs else chosen
     if by in ("session", "label"):
