@@ -248,7 +248,7 @@ def test_show_has_what_is_promised(run: Run, filled: Path) -> None:
 def test_usage_and_failures_have_what_is_promised(run: Run, filled: Path) -> None:
     (row,) = strictly(run("usage", "--json").out)
     tokens = ["prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens", "total_tokens"]
-    assert list(row) == ["runs", "runs_without_usage", *tokens]
+    assert list(row) == ["runs", "runs_without_usage", *tokens, "cost_usd", "runs_without_cost"]
     assert (row["runs"], row["runs_without_usage"], row["total_tokens"]) == (3, 2, 7)
     (failure,) = strictly(run("failures", "--json").out)
     assert (failure["run_id"], failure["status"], failure["code"]) == ("run_2", "failed", "server_error")

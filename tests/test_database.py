@@ -56,7 +56,7 @@ def test_foreign_keys_of_a_file_lead_where_they_say(tmp_path: Path) -> None:
     """For tools that follow them. Nothing enforces them, and all that recorder writes keeps them."""
     url = f"sqlite:///{tmp_path}/x.db"
     engine = database.connect(url)
-    import_paths(engine, [str(FIXTURES / name) for name in ("assistants", "chat", "responses", "anthropic", "recordings")])
+    import_paths(engine, [str(FIXTURES / name) for name in ("assistants", "chat", "responses", "anthropic", "sessions")])
     runner.catch_up(engine)
     with engine.connect() as connection:
         known = {name: connection.exec_driver_sql(f"PRAGMA foreign_key_list({name})").all() for name in database.metadata.tables}

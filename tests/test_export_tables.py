@@ -24,6 +24,7 @@ from recorder.cli import main
 from recorder.collect.import_ import import_paths
 from recorder.database import metadata
 from recorder.projections import runner
+from recorder.projections.runs import COUNTERS
 from recorder.relations import BATCH, RELATIONS, Reader
 from recorder.sse import Frame
 from tests import writing
@@ -338,14 +339,15 @@ def test_duckdb_reads_the_folder_as_it_is_and_gives_the_same_numbers(
 
 def same_numbers(connection: sa.Connection, folder: Path) -> None:
     """Assert that DuckDB gives the same as recorder's own questions, and as SQL."""
-    counters = ", ".join(f"sum({name})" for name in queries.SUMS)
+    counted = ("runs", "runs_without_usage", *COUNTERS)
+    counters = ", ".join(f"sum({name})" for name in counted)
     for by in ("model", "day", "protocol", "assistant"):
         column = {"assistant": "assistant_id"}.get(by, by)
-        said = [tuple(row.values()) for row in queries.usage(connection, by)]
+        said = [tuple(row[name] for name in (column, *counted)) for row in queries.usage(connection, by)]
         text = f"SELECT {column}::text, {counters} FROM v_usage_daily GROUP BY 1"
         assert sorted(duck(folder, text), key=repr) == sorted(said, key=repr), by
     (total,) = queries.usage(connection)
-    assert duck(folder, f"SELECT {counters} FROM v_usage_hourly") == [tuple(total.values())]
+    assert duck(folder, f"SELECT {counters} FROM v_usage_hourly") == [tuple(total[name] for name in counted)]
     assert duck(folder, "SELECT count(*), sum(total_tokens) FROM v_runs") == [(total["runs"], total["total_tokens"])]
     by_kind = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
     assert dict(duck(folder, "SELECT kind, count(*) FROM v_failures GROUP BY 1")) == by_kind

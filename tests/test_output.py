@@ -125,7 +125,7 @@ def test_columns_are_aligned_beside_wide_characters(filled: Path) -> None:
 def test_what_is_not_known_is_a_dash_on_a_terminal_and_never_zero(filled: Path) -> None:
     rows = plain(terminal("usage", "--by", "model", db=filled, columns=160))
     (row,) = [row.split() for row in rows if row.startswith("gpt-4o-mini")]
-    assert row[1:] == ["1", "1", *[UNKNOWN] * 6]
+    assert row[1:] == ["1", "1", *[UNKNOWN] * 7, "1"]
     (known,) = [row.split() for row in rows if row.startswith("模型")]
     assert known[1:4] == ["1", "0", "1,234,567"]
 

@@ -15,6 +15,7 @@ from recorder import database, log
 from recorder.collect.import_ import import_paths
 from recorder.log import checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, runner
+from recorder.projections.costs import COSTS
 from recorder.projections.verify import verify
 from recorder.sse import Frame
 from tests import chatting
@@ -141,6 +142,7 @@ def cells(engine: sa.Engine, table: sa.Table) -> list[tuple[sa.ColumnElement[boo
         (sa.and_(*(table.c[key.name] == row[key.name] for key in table.primary_key.columns)), column, other)
         for row in found
         for column in table.columns
+        if column.name not in COSTS  # which are no function of the log
         for other in others(column, row[column.name])
     ]
 

@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 CHAPTER = README.partition("\n## Asking SQL\n")[2].partition("\n## ")[0]
 EXAMPLES = re.findall(r"^### (\w+)\n.*?^```sql\n(.*?)^```\n\n```\n(.*?)^```$", CHAPTER, re.MULTILINE | re.DOTALL)
 
-FOLDERS = ("assistants", "chat", "responses", "anthropic", "recordings")
+FOLDERS = ("assistants", "chat", "responses", "anthropic", "sessions")
 
 Ask = Callable[..., subprocess.CompletedProcess[bytes]]
 

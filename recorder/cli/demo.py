@@ -37,8 +37,8 @@ SELECT model, count(*) AS runs, count(*) - count(usage) AS runs_without_usage, s
 FROM runs GROUP BY model"""
 
 _FAILURES = """\
-SELECT run_id, status, last_error_code AS code, last_error_message AS message
-FROM runs WHERE status IN ('failed', 'expired', 'incomplete')"""
+SELECT run_id, kind, code, message
+FROM v_failures ORDER BY at DESC"""
 
 _UNKNOWN = ("ls", "--status", "unknown")
 _COUNTERS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -170,14 +170,18 @@ class _Story:
         self._hold("the tokens are those that the programs were told", _sum(usage) == _sum(used) and _sum(used)[2] > 0)
         self._hold("the run without usage is counted apart", sum(row["runs_without_usage"] for row in usage) == 1)
         failures = self._twice("failures", sql=_FAILURES)
-        failed = [(row["run_id"], row["status"], row["code"]) for row in failures]
-        self._hold("one failure is listed", failed == [(runs["limited"]["id"], "failed", "rate_limit_exceeded")])
+        failed = {(row["run_id"], row["status"], row["kind"], row["code"]) for row in failures}
+        limited = (runs["limited"]["id"], "failed", "failed", "rate_limit_exceeded")
+        dropped = (runs["dropped"]["id"], "unknown", "cut", "cut")
+        self._hold("one failed, and one was cut off", failed == {limited, dropped})
         self.facts.update(usage=usage, failures=failures)
 
     def _cut(self, recorded: Recorded, run: dict[str, Any]) -> None:
         self._heading("Cut off: unknown, not failed")
         self.say("The connection of dropped broke in the middle of an event. Whether its run ever ended nobody knows, so it is")
-        self.say("no failure. Every byte that came is kept: after the last whole event the tail of the one that was broken.")
+        self.say(
+            "unknown: it was cut off. Every byte that came is kept: after the last whole event the tail of the one that was broken."
+        )
         self._ask("tail", "-n", "3", "dropped")
         self._ask(*_UNKNOWN)
         unknown = self._shell.ask(*_UNKNOWN)

@@ -60,7 +60,8 @@ def command(
         by = "model"
     with opened(db, fresh=True) as engine, database.read(engine) as connection:
         rows = queries.usage(connection, by, since, until, zone, limit)
-    if emitted(rows, rows, ([queries.KEY_OF[by]] if by else []) + ["runs", "runs_without_usage", *COUNTERS], as_json, as_csv):
+    names = [*([queries.KEY_OF[by]] if by else []), "runs", "runs_without_usage", *COUNTERS, "cost_usd", "runs_without_cost"]
+    if emitted(rows, rows, names, as_json, as_csv):
         return
     if not chart or by is None:
         listing(rows, COLUMNS, empty="no runs")

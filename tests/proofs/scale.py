@@ -142,9 +142,9 @@ def _made(engine: sa.Engine, population: Callable[[], Population]) -> Iterator[s
 def as_planted(engine: sa.Engine, planted: Planted) -> str:
     """The read models say what was planted."""
     with database.read(engine) as connection:
-        said = {row.pop("model"): row for row in queries.usage(connection, "model")}
+        said = {row["model"]: {name: row[name] for name in SUMS} for row in queries.usage(connection, "model")}
         failed = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
-    assert said == planted.usage, said
+    assert said == {model: {name: sums[name] for name in SUMS} for model, sums in planted.usage.items()}, said
     assert failed == planted.failures + planted.stream_failures, failed
     return f"usage of {len(said)} models and {sum(failed.values()):,} failures of {len(failed)} kinds: as they were planted"
 
