@@ -179,9 +179,7 @@ class _Story:
     def _cut(self, recorded: Recorded, run: dict[str, Any]) -> None:
         self._heading("Cut off: unknown, not failed")
         self.say("The connection of dropped broke in the middle of an event. Whether its run ever ended nobody knows, so it is")
-        self.say(
-            "unknown: it was cut off. Every byte that came is kept: after the last whole event the tail of the one that was broken."
-        )
+        self.say("unknown. Every byte that came is kept: after the last whole event the tail of the one that was broken.")
         self._ask("tail", "-n", "3", "dropped")
         self._ask(*_UNKNOWN)
         unknown = self._shell.ask(*_UNKNOWN)
