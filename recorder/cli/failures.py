@@ -56,7 +56,7 @@ def command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Runs that failed, expired, came out incomplete or were never answered, and streams that ended in an error."""
+    """Runs that did not end well, and streams without a run that did not, each of one kind; the latest first."""
     on_screen = not (as_json or as_csv)
     if chart and by is None and on_screen:
         by = "kind"
