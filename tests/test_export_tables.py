@@ -318,7 +318,7 @@ def test_a_day_holds_what_is_of_it(folders: dict[str, Path], kind_of: str) -> No
     }
     for name, when in of.items():
         parts = by_day(folder, name)
-        assert len(parts) > 1
+        assert len(parts) > 1 or name in ("silences", "v_gaps")  # of one stream
         for day, part in parts.items():
             for row in part.to_pylist():
                 at = when(row)

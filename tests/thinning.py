@@ -1,0 +1,63 @@
+"""Tests of which the default run takes every n-th case: those that say much the same many times over, and take long for it.
+
+`RECORDER_TESTS=all` takes every case. What is left out is said at the end of a run, as deselected.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+VARIABLE = "RECORDER_TESTS"
+
+EVERY = {
+    "sdk/test_faults.py::test_the_sdk_meets_the_same_through_the_proxy": 2,
+    "sdk/test_faults.py::test_an_upstream_that_cannot_be_reached_is_the_same_error_to_the_sdk": 3,
+    "sdk/test_conversation.py::test_one_run_over_two_streams_and_again_with_nothing_to_ask": 3,
+    "test_verify.py::test_any_cell_changed_is_reported": 8,
+    "test_leaks.py::test_a_thousand_streams_leave_nothing_behind": 3,
+    "test_proxy_failures.py::test_a_fault_is_the_same_through_the_proxy": 3,
+    "test_streams.py::test_a_small_stream_cut_at_any_byte_folds_and_goes_on_to_the_same": 3,
+    "test_tee.py::test_a_bug_in_the_recorder_never_shows_in_the_client": 3,
+    "test_polling.py::test_each_envelope_is_folded_the_same_and_comes_back_byte_for_byte": 3,
+    "test_polling.py::test_what_is_polled_is_in_the_same_rows_as_what_is_streamed_and_comes_back_byte_for_byte": 3,
+    "test_arrival.py::test_any_arrival_of_the_streams_of_a_run_gives_the_same_rows": 2,
+    "test_projections.py::test_a_stream_whatever_it_holds_is_projected_as_a_rebuild_would": 3,
+    "test_kill.py::test_a_proxy_killed_in_mid_stream_keeps_what_the_client_had": 3,
+    "test_kill.py::test_a_projection_killed_half_way_is_completed_by_the_next": 3,
+    "test_sql.py::test_a_large_result_does_not_take_its_size_in_memory": 4,
+    "test_sql.py::test_a_query_that_runs_away_is_stopped": 3,
+    "test_time_travel.py::test_a_run_is_shown_as_a_fold_of_the_events_up_to_there": 3,
+    "test_time_travel.py::test_after_its_last_event_a_run_is_as_it_is": 3,
+    "test_output.py::test_no_line_is_wider_than_the_terminal": 3,
+    "test_output.py::test_none_of_the_shared_streams_is_wider_than_the_terminal": 2,
+    "test_output.py::test_a_pipe_has_no_colours_no_boxes_and_nothing_cut": 3,
+    "test_fixtures.py::test_a_stream_cut_at_any_byte_has_the_same_frames": 3,
+    "test_faults.py::test_a_postgresql_that_stops_and_starts_again": 3,
+    "test_faults.py::test_a_database_that_another_process_locks_for_ten_seconds": 3,
+    "test_faults.py::test_a_clock_that_steps": 3,
+    "test_faults.py::test_a_database_that_is_removed": 3,
+    "test_sharing.py::test_the_end_of_a_process_flushes": 3,
+    "test_sharing.py::test_children_of_multiprocessing_flush_when_they_end": 3,
+    "test_sharing.py::test_children_that_record_nothing_harm_nothing": 2,
+    "test_sharing.py::test_the_end_of_a_process_with_a_stream_still_open_flushes_what_came": 3,
+    "test_tee.py::test_a_full_disk_harms_nobody_and_nothing_is_lost_when_there_is_room_again": 3,
+    "test_outcomes.py::test_a_proxy_that_is_killed": 3,
+}
+"""{test: n}: of its cases the first, and every n-th after it."""
+
+
+def chosen(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """(those to run, those to leave out)"""
+    if os.environ.get(VARIABLE) == "all":
+        return items, []
+    seen: Counter[str] = Counter()
+    kept, left = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0].partition("tests/")[2]
+        every = EVERY.get(test, 1)
+        (kept if seen[test] % every == 0 else left).append(item)
+        seen[test] += 1
+    return kept, left
