@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from recorder.protocols import anthropic, assistants, chat, responses
+from recorder.protocols.fold import SILENCE_US
 from recorder.protocols.payload import as_list, as_object, as_text, value
-
-SILENCE_US = 1_000_000
-"""From this many µs on nothing coming is a line of its own."""
 
 _DATA_LIMIT = 160  # characters of data that says nothing we know
 

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import UTCTime, metadata
-from recorder.projections.runs import calls_of, name, text, usage_columns, utc
-from recorder.protocols.failure import failed_calls
+from recorder.projections.runs import name, text, usage_columns, utc
+from recorder.protocols.failure import calls_of, failed_calls
 from recorder.protocols.payload import as_object
 from recorder.protocols.view import EntityView, RunView
 from recorder.steps import ToolCall

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata
-from recorder.protocols.payload import as_list, as_object
-from recorder.protocols.view import EntityView, RunView
+from recorder.protocols.failure import calls_of
+from recorder.protocols.payload import as_object
+from recorder.protocols.view import RunView
 from recorder.steps import Usage
 
 FAILED = ("failed", "expired", "incomplete")
@@ -175,12 +176,6 @@ def _sum_of_steps(view: RunView) -> dict[str, Any]:
     each = [usage_columns(step.object.get("usage")) for step in view.steps]
     known = {name: [counted[name] for counted in each if counted[name] is not None] for name in COUNTERS}
     return {**{name: sum(counts) if counts else None for name, counts in known.items()}, "usage": None}
-
-
-def calls_of(step: EntityView) -> list[dict[str, Any]]:
-    """The tool calls of a step, as its object has them."""
-    calls = as_object(step.object.get("step_details")).get("tool_calls")
-    return [call for call in as_list(calls) if isinstance(call, dict)]
 
 
 def _alias(view: RunView) -> str | None:

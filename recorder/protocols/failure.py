@@ -27,7 +27,8 @@ KINDS = (
 
 _STATUSES = ("failed", "incomplete", "cancelled", "expired")
 
-_BY_OUTCOME = {"cut": "cut", "client_closed": "client_closed", "http_error": "http_error", "no_response": "no_response"}
+_OUTCOMES = ("cut", "client_closed", "no_response")
+"""Of streams: kinds of failures by the same names."""
 
 
 def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | None:
@@ -72,14 +73,20 @@ def failure_of_stream(source: Source) -> Failure | None:
         return Failure("stalled", source.outcome, message, *at)
     if source.outcome == "eof" and source.events:
         return Failure("cut", "eof", None, *at)  # it ended in order, and too early
-    if source.outcome in _BY_OUTCOME:
-        return Failure(_BY_OUTCOME[source.outcome], source.outcome, message, *at)
+    if source.outcome in _OUTCOMES:
+        return Failure(source.outcome, source.outcome, message, *at)
     return Failure("unknown", "lost", None, *at) if source.outcome == "lost" else None
+
+
+def calls_of(step: EntityView) -> list[dict[str, Any]]:
+    """The tool calls of a step, as its object has them."""
+    calls = as_object(step.object.get("step_details")).get("tool_calls")
+    return [call for call in as_list(calls) if isinstance(call, dict)]
 
 
 def failed_calls(step: EntityView) -> list[dict[str, Any]]:
     """The tool calls of a step that failed: by their own word, or by their step's."""
-    calls = [call for call in as_list(as_object(step.object.get("step_details")).get("tool_calls")) if isinstance(call, dict)]
+    calls = calls_of(step)
     if step.object.get("status") == "failed" and step.derived_status is None:
         return calls
     return [call for call in calls if _has_failed(call)]
@@ -88,9 +95,8 @@ def failed_calls(step: EntityView) -> list[dict[str, Any]]:
 def tool_of(view: RunView) -> str | None:
     """The tool that a run called last: a function's name, else the type."""
     for step in reversed(view.steps):
-        for call in reversed(as_list(as_object(step.object.get("step_details")).get("tool_calls"))):
-            if isinstance(call, dict):
-                return tool_name(call)
+        for call in reversed(calls_of(step)):
+            return tool_name(call)
     return None
 
 
