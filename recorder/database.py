@@ -60,6 +60,11 @@ def timestamp(connection: sa.Connection, value: datetime | None) -> Any:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
+def between(column: sa.ColumnElement[Any], since: datetime | None, until: datetime | None) -> sa.ColumnElement[bool]:
+    """Since a time and before another, each where it is given."""
+    return sa.and_(sa.true() if since is None else column >= since, sa.true() if until is None else column < until)
+
+
 def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = False, immutable: bool = False) -> sa.Engine:
     """An engine on a database whose schema is current.
 

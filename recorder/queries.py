@@ -379,16 +379,16 @@ def _usage_sources(
     """
     whole = all(at is None or (at.minute, at.second, at.microsecond) == (0, 0, 0) for at in (since, until))
     if by in ("session", "label") or not whole or (by in ("day", "hour") and not _has_whole_hours(zone)):
-        return [(runs, _between(runs.c.began_at, since, until))]
+        return [(runs, database.between(runs.c.began_at, since, until))]
     midnights = all(at is None or at.astimezone(UTC).hour == 0 for at in (since, until))
     if by == "hour" or (by == "day" and not (midnights and zone is UTC)):
-        return [(usage_totals, _between(usage_totals.c.hour, since, until))]
+        return [(usage_totals, database.between(usage_totals.c.hour, since, until))]
     first = None if since is None else since.astimezone(UTC).replace(hour=0)
     if first is not None and since is not None and first < since:
         first += timedelta(days=1)
     last = None if until is None else until.astimezone(UTC).replace(hour=0)
     if first is not None and last is not None and first > last:
-        return [(usage_hourly, _between(usage_hourly.c.hour, since, until))]
+        return [(usage_hourly, database.between(usage_hourly.c.hour, since, until))]
     days = usage_daily.c.day
     within = sa.and_(
         sa.true() if first is None else days >= first.date().isoformat(),
@@ -396,9 +396,9 @@ def _usage_sources(
     )
     sources: list[tuple[sa.Table, sa.ColumnElement[bool]]] = [(usage_daily, within)]
     if first is not None and first != since:
-        sources.append((usage_hourly, _between(usage_hourly.c.hour, since, first)))
+        sources.append((usage_hourly, database.between(usage_hourly.c.hour, since, first)))
     if last is not None and last != until:
-        sources.append((usage_hourly, _between(usage_hourly.c.hour, last, until)))
+        sources.append((usage_hourly, database.between(usage_hourly.c.hour, last, until)))
     return sources
 
 
@@ -406,10 +406,6 @@ def _has_whole_hours(zone: tzinfo) -> bool:
     """Whether a zone's hours begin where UTC's do (India's do not, and neither do most before there were zones)."""
     offsets = (datetime(year, month, 1, tzinfo=UTC).astimezone(zone).utcoffset() for year in (2020, 2026) for month in (1, 7))
     return all(offset is not None and offset % timedelta(hours=1) == timedelta(0) for offset in offsets)
-
-
-def _between(column: sa.ColumnElement[Any], since: datetime | None, until: datetime | None) -> sa.ColumnElement[bool]:
-    return sa.and_(sa.true() if since is None else column >= since, sa.true() if until is None else column < until)
 
 
 def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zone: tzinfo) -> sa.Select[Any]:
@@ -481,7 +477,7 @@ def failures(
     kind: of protocols.failure.KINDS. code: the error's code, the reason that a run is incomplete, else what tells most.
     """
     columns = failure_rows.c
-    where = _between(columns.at, since, until)
+    where = database.between(columns.at, since, until)
     if kind is not None:
         where &= columns.kind == kind
     if by is not None:
@@ -511,7 +507,7 @@ def count_failures(
     connection: sa.Connection, since: datetime | None = None, until: datetime | None = None, kind: str | None = None
 ) -> int:
     """How many failures there are."""
-    where = _between(failure_rows.c.at, since, until)
+    where = database.between(failure_rows.c.at, since, until)
     if kind is not None:
         where &= failure_rows.c.kind == kind
     return int(connection.execute(sa.select(sa.func.count()).select_from(failure_rows).where(where)).scalar_one())

@@ -49,7 +49,6 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
         return {failures: []}
     run, last = view.object, view.sources[-1]
     said = next((at for key in ("failed_at", "cancelled_at", "completed_at") if (at := utc(run.get(key)))), None)
-    labels = [source.label for source in view.sources if source.label]
     return {
         failures: [
             {
@@ -59,7 +58,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "status": "unknown" if view.state == "unknown" else text(run.get("status")),
                 "run_id": view.key,
                 "session_id": view.session_id,
-                "label": name(labels[-1]) if labels else None,
+                "label": name(view.label),
                 "protocol": view.protocol,
                 "model": name(run.get("model")),
                 "tool": name(tool_of(view)),

@@ -22,8 +22,7 @@ SLICE = 1000
 
 def within(since: datetime | None, until: datetime | None) -> sa.ColumnElement[bool]:
     """The runs that began in this time."""
-    began = runs.c.began_at
-    return sa.and_(sa.true() if since is None else began >= since, sa.true() if until is None else began < until)
+    return database.between(runs.c.began_at, since, until)
 
 
 def count(connection: sa.Connection, since: datetime | None, until: datetime | None) -> int:

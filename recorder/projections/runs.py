@@ -107,7 +107,6 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
     observed_at = datetime.fromisoformat(view.sources[0].started_at)
     began = created_at or observed_at
     ended = next((at for key in _ENDS if (at := utc(run.get(key))) is not None), None)
-    labels = [source.label for source in view.sources if source.label]
     failure = view.failure
     return {
         runs: [
@@ -115,7 +114,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "run_key": view.key,
                 "run_id": view.key,
                 "session_id": view.session_id,
-                "label": name(labels[-1]) if labels else None,
+                "label": name(view.label),
                 "stream_id": last.stream_id,
                 "protocol": view.protocol,
                 "thread_id": name(run.get("thread_id")) or last.thread_id,

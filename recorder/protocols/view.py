@@ -168,3 +168,8 @@ class RunView:
     usage_source: str | None = None
     anomalies: list[tuple[str, int, str, str]] = field(default_factory=list)
     is_run: bool = True
+
+    @property
+    def label(self) -> str | None:
+        """Of the last of its streams that has one."""
+        return next((source.label for source in reversed(self.sources) if source.label), None)
