@@ -249,12 +249,11 @@ def _views(
             elif part["part"]:
                 views.append(merge(STREAM, [Contribution(source, part["part"])]))
     for some in slices(keys):
-        for stream_id, key, state in connection.execute(
-            sa.select(folds.c.stream_id, folds.c.run_key, folds.c.state).where(
-                folds.c.run_key.in_(some), folds.c.fold_version == FOLD_VERSION
-            )
-        ):
-            if stream_id not in states:
+        columns = folds.c
+        of_runs = sa.select(columns.stream_id, columns.run_key, columns.state, columns.fold_version).where(columns.run_key.in_(some))
+        for stream_id, key, state, version in connection.execute(of_runs):
+            # Not in the statement: SQLite would go through all folds of this version, which is every one.
+            if version == FOLD_VERSION and stream_id not in states:
                 found.setdefault(key, []).append(contribution(state))
     answered = outputs(connection, found)
     return views + [merge(key, given, answered.get(key)) for key, given in found.items()]
@@ -378,6 +377,9 @@ def _refold_old_versions(engine: sa.Engine) -> None:
     """Queue the streams that another version of the folds has projected."""
     while True:
         with database.read(engine) as connection:
+            versions = [sa.select(end(folds.c.fold_version)).scalar_subquery() for end in (sa.func.min, sa.func.max)]
+            if not set(connection.execute(sa.select(*versions)).one()) - {FOLD_VERSION, None}:
+                return  # as nearly always: the ends of an index say so
             projected = folds.join(checkpoints, checkpoints.c.stream_id == folds.c.stream_id)
             old = sa.select(folds.c.stream_id).select_from(projected).where(folds.c.fold_version != FOLD_VERSION)
             ids = list(connection.execute(old.distinct().limit(500)).scalars())
