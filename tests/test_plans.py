@@ -7,17 +7,23 @@ that: what it reads whole all the same, it could not do otherwise.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from recorder import database, log, queries
+from recorder.collect.import_ import import_paths
 from recorder.database import metadata
 from recorder.projections import runner
 from recorder.views import VIEWS
+from tests.population import making
+from tests.population.making import Population
 from tests.writing import asked, frames, said, stream, write
 
 LARGE = {"streams", "events", "heads", "checkpoints", "folds", "runs", "run_steps", "tool_calls", "messages", "session_streams"}
@@ -162,3 +168,52 @@ def test_no_view_reads_the_events(filled: sa.Engine, name: str) -> None:
     read = {word for row in plan for word in str(row[-1]).split()} & set(metadata.tables)
     assert read
     assert not read & {table.name for table in log.LOG_TABLES}
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+FOLDERS = ("assistants", "chat", "responses", "anthropic", "sessions")
+
+TICK = 10
+"""Instructions of SQLite's machine that are counted as one."""
+
+
+def worked(path: Path, runs: int) -> dict[str, dict[str, int]]:
+    """{what: {statement: instructions}} of bringing the fixtures into a log that has so many runs, and one of them out again.
+
+    The runs lie in proportionally many days: hours and days that are summed up hold about the same.
+    """
+    engine = database.engine(f"sqlite:///{path}", create=True)
+    database.check(engine, upgrade=True)
+    making.fill(engine, Population(runs, 30 * runs, days=runs // 10))
+    runner.catch_up(engine)
+    engine.dispose()
+    done: dict[str, Counter[str]] = {"import": Counter(), "catch_up": Counter(), "catch_up again": Counter(), "erase": Counter()}
+    at = ["import", ""]
+
+    def listen(dbapi: Any, record: Any) -> None:
+        dbapi.set_progress_handler(lambda: done[at[0]].update([at[1]]), TICK)  # None: go on
+
+    def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        at[1] = re.sub(r"\?(, \?)+", "?, ...", statement)
+
+    sa.event.listen(engine, "connect", listen)
+    sa.event.listen(engine, "before_cursor_execute", note)
+    imported = import_paths(engine, [str(FIXTURES / name) for name in FOLDERS])
+    for at[0] in ("catch_up", "catch_up again"):
+        runner.catch_up(engine)
+    at[0] = "erase"
+    runner.erase(engine, [row.stream_id for row in imported][:20])
+    engine.dispose()
+    return {what: {statement: TICK * ticks for statement, ticks in counted.items()} for what, counted in done.items()}
+
+
+def test_what_is_new_costs_the_same_in_a_log_of_ten_times_the_size(tmp_path: Path) -> None:
+    small, large = (worked(tmp_path / f"{runs}.db", runs) for runs in (60, 600))
+    for what, statements in large.items():
+        grown = {
+            statement: (small[what].get(statement, 0), count)
+            for statement, count in statements.items()
+            if count > 1.5 * small[what].get(statement, 0) + 500
+        }
+        assert grown == {}, what
+    assert sum(large["catch_up"].values()) > 10_000 > sum(large["catch_up again"].values())

@@ -223,7 +223,8 @@ def _move_streams(connection: sa.Connection, places: Places, at_hand: Container[
     columns = session_streams.c
     for some in slices(places.moved):
         chosen = sa.select(columns.stream_id, columns.session_id, columns.root_run_id).where(columns.root_run_id.in_(some))
-        unnamed = chosen.where(sa.func.coalesce(columns.label, "") == "", columns.thread_id.is_(None))
+        # Neither by an index: SQLite would rather go through all streams without a thread than look for these runs.
+        unnamed = chosen.where(*(sa.func.coalesce(column, "") == "" for column in (columns.label, columns.thread_id)))
         for stream_id, session_id, root in connection.execute(unnamed).all():
             now = places.session_of_run(root)
             if session_id != now and stream_id not in at_hand:
@@ -249,9 +250,8 @@ def _views(
             elif part["part"]:
                 views.append(merge(STREAM, [Contribution(source, part["part"])]))
     for some in slices(keys):
-        columns = folds.c
-        of_runs = sa.select(columns.stream_id, columns.run_key, columns.state, columns.fold_version).where(columns.run_key.in_(some))
-        for stream_id, key, state, version in connection.execute(of_runs):
+        kept = sa.select(*(folds.c[name] for name in ("stream_id", "run_key", "state", "fold_version")))
+        for stream_id, key, state, version in connection.execute(kept.where(folds.c.run_key.in_(some))):
             # Not in the statement: SQLite would go through all folds of this version, which is every one.
             if version == FOLD_VERSION and stream_id not in states:
                 found.setdefault(key, []).append(contribution(state))
