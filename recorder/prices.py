@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -221,9 +221,14 @@ def _of_library(protocol: str | None, host: str, model: str, at: datetime) -> tu
         return None, True  # of seconds or pixels, none of tokens
     requests = getattr(prices, "requests_kcount", None)
     since, lasting = _since(info, at)
-    source = f"genai-prices {version('genai-prices')}"
+    source = _library_source()
     per_run = requests / 1000 if isinstance(requests, Decimal) else None
     return priced(f"{seller.id}/{info.id}", since, source, levels, per_run), lasting
+
+
+@cache
+def _library_source() -> str:
+    return f"genai-prices {version('genai-prices')}"  # which reads the package's metadata from disk
 
 
 def _sold(protocol: str | None, host: str, model: str) -> tuple[Provider, ModelInfo] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, prices, queries
+from recorder import database, prices, reports
 from recorder.cli import main
 from recorder.projections import PRICED, runner
 from recorder.projections.costs import COSTS, costs
@@ -24,8 +24,7 @@ from recorder.projections.runs import runs
 from recorder.projections.usage import usage_hourly
 from recorder.projections.verify import verify
 from tests import commands, writing
-from tests.test_queries import on, tokens
-from tests.writing import BORN, answered, asked, said, stream_id
+from tests.writing import BORN, answered, asked, said, stream_id, tokens
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ def _no_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def add(engine: sa.Engine, number: int, events: Sequence[writing.Event], label: str | None = None) -> None:
-    writing.write(engine, on(f"thread_{number % 3}", label, number), writing.frames(events))
+    writing.write(engine, writing.on(f"thread_{number % 3}", label, number), writing.frames(events))
 
 
 def rows(engine: sa.Engine, table: sa.Table) -> list[dict[str, Any]]:
@@ -392,7 +391,7 @@ ZONES = UTC, timezone(timedelta(hours=2)), timezone(timedelta(hours=5, minutes=3
 TIMES = (None, None), (-HOUR, HOUR), (0, HOUR), (-86_400, 86_400), (HOUR, None), (86_400, None)
 
 
-@pytest.mark.parametrize("by", [None, *queries.USAGE_BY])
+@pytest.mark.parametrize("by", [None, *reports.USAGE_BY])
 def test_costs_by_group_are_those_of_the_runs_that_usage_counts(filled: sa.Engine, by: str | None) -> None:
     """Of every time, within hours and of whole ones, and of days of every zone."""
     cost = known(filled)
@@ -401,7 +400,7 @@ def test_costs_by_group_are_those_of_the_runs_that_usage_counts(filled: sa.Engin
         at = datetime.fromtimestamp(BORN, UTC).replace(minute=minute, second=0)
         first, last = (None if seconds is None else at + timedelta(seconds=seconds) for seconds in (since, until))
         with database.read(filled) as connection:
-            usage = queries.usage(connection, by, first, last, zone)
+            usage = reports.usage(connection, by, first, last, zone)
         within = [key for key in cost if (first is None or began[key] >= first) and (last is None or began[key] < last)]
         if by != "label":  # which a run need not have
             assert round(sum(row["cost_usd"] or 0 for row in usage) * 10**9) == sum(cost[key] for key in within)
@@ -410,13 +409,13 @@ def test_costs_by_group_are_those_of_the_runs_that_usage_counts(filled: sa.Engin
 
 def test_costs_by_model_and_of_a_label(filled: sa.Engine) -> None:
     with database.read(filled) as connection:
-        by_model = {row["model"]: (row["cost_usd"], row["runs_without_cost"]) for row in queries.usage(connection, "model")}
+        by_model = {row["model"]: (row["cost_usd"], row["runs_without_cost"]) for row in reports.usage(connection, "model")}
         assert by_model == {
             "gpt-4o": ((2 * GPT_4O - 600 * 1250) / 10**9, 1),
             "gpt-4o-mini": (MINI / 10**9, 0),
             "my-own": (None, 1),
         }
-        (labelled,) = (row for row in queries.usage(connection, "label") if row["label"] == "mine")
+        (labelled,) = (row for row in reports.usage(connection, "label") if row["label"] == "mine")
         assert (labelled["cost_usd"], labelled["runs_without_cost"]) == (GPT_4O / 10**9, 0)
-        (session,) = (row for row in queries.usage(connection, "session") if row["session_id"] == "mine")
+        (session,) = (row for row in reports.usage(connection, "session") if row["session_id"] == "mine")
         assert session["cost_usd"] == GPT_4O / 10**9

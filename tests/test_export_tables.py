@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, dataset, log, queries
+from recorder import database, dataset, log, reports
 from recorder.cli import main
 from recorder.collect.import_ import import_paths
 from recorder.database import metadata
@@ -343,13 +343,13 @@ def same_numbers(connection: sa.Connection, folder: Path) -> None:
     counters = ", ".join(f"sum({name})" for name in counted)
     for by in ("model", "day", "protocol", "assistant"):
         column = {"assistant": "assistant_id"}.get(by, by)
-        said = [tuple(row[name] for name in (column, *counted)) for row in queries.usage(connection, by)]
+        said = [tuple(row[name] for name in (column, *counted)) for row in reports.usage(connection, by)]
         text = f"SELECT {column}::text, {counters} FROM v_usage_daily GROUP BY 1"
         assert sorted(duck(folder, text), key=repr) == sorted(said, key=repr), by
-    (total,) = queries.usage(connection)
+    (total,) = reports.usage(connection)
     assert duck(folder, f"SELECT {counters} FROM v_usage_hourly") == [tuple(total[name] for name in counted)]
     assert duck(folder, "SELECT count(*), sum(total_tokens) FROM v_runs") == [(total["runs"], total["total_tokens"])]
-    by_kind = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
+    by_kind = {row["kind"]: row["runs"] for row in reports.failures(connection, "kind")}
     assert dict(duck(folder, "SELECT kind, count(*) FROM v_failures GROUP BY 1")) == by_kind
     for query in (
         "SELECT model, day, sum(total_tokens) FROM v_usage_daily GROUP BY 1, 2",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, log, queries
+from recorder import database, log, reports
 from recorder.projections import runner
 from recorder.projections.failures import failures
 from recorder.projections.runs import runs
@@ -109,7 +109,7 @@ def test_a_run_has_one_kind_of_failure_and_the_event_that_showed_it(
 
 def listed(engine: sa.Engine) -> list[dict[str, Any]]:
     with database.read(engine) as connection:
-        return queries.failures(connection)
+        return reports.failures(connection)
 
 
 def test_what_went_well_is_no_failure(engine: sa.Engine) -> None:

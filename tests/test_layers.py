@@ -28,6 +28,7 @@ ORDER = (
     "projections",
     "views",
     "queries",
+    "reports",
     "relations",
     "csvfile",
     "parquet",

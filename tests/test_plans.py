@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, log, queries
+from recorder import database, log, queries, reports
 from recorder.collect.import_ import import_paths
 from recorder.database import metadata
 from recorder.projections import runner
@@ -37,19 +37,19 @@ INDIA = timezone(timedelta(hours=5, minutes=30))
 Query = Callable[[sa.Connection], object]
 
 QUERIES: dict[str, Query] = {
-    "usage": queries.usage,
-    **{f"usage by {by}": lambda connection, by=by: queries.usage(connection, by) for by in queries.USAGE_BY},  # type: ignore[misc]
+    "usage": reports.usage,
+    **{f"usage by {by}": lambda connection, by=by: reports.usage(connection, by) for by in reports.USAGE_BY},  # type: ignore[misc]
     **{
-        f"usage by {by} since": lambda connection, by=by: queries.usage(connection, by, SINCE, AT + timedelta(days=3))  # type: ignore[misc]
-        for by in queries.USAGE_BY
+        f"usage by {by} since": lambda connection, by=by: reports.usage(connection, by, SINCE, AT + timedelta(days=3))  # type: ignore[misc]
+        for by in reports.USAGE_BY
     },
-    "usage since the hour": lambda connection: queries.usage(connection, None, AT, AT + timedelta(days=3)),
-    "usage of an hour": lambda connection: queries.usage(connection, "model", AT, AT + timedelta(hours=1)),
-    "usage by day of a zone": lambda connection: queries.usage(connection, "day", zone=ABROAD),
-    "failures": lambda connection: queries.failures(connection, limit=100),
-    "failures since": lambda connection: queries.failures(connection, since=SINCE, limit=100),
-    "failures of a kind": lambda connection: queries.failures(connection, kind="cut", limit=100),
-    **{f"failures by {by}": lambda connection, by=by: queries.failures(connection, by) for by in queries.FAILURES_BY},  # type: ignore[misc]
+    "usage since the hour": lambda connection: reports.usage(connection, None, AT, AT + timedelta(days=3)),
+    "usage of an hour": lambda connection: reports.usage(connection, "model", AT, AT + timedelta(hours=1)),
+    "usage by day of a zone": lambda connection: reports.usage(connection, "day", zone=ABROAD),
+    "failures": lambda connection: reports.failures(connection, limit=100),
+    "failures since": lambda connection: reports.failures(connection, since=SINCE, limit=100),
+    "failures of a kind": lambda connection: reports.failures(connection, kind="cut", limit=100),
+    **{f"failures by {by}": lambda connection, by=by: reports.failures(connection, by) for by in reports.FAILURES_BY},  # type: ignore[misc]
     "ls": queries.list_sessions,
     "ls --failed": lambda connection: queries.list_sessions(connection, failed=True),
     "ls --since": lambda connection: queries.list_sessions(connection, since=SINCE),

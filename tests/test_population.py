@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, jsontext, log, queries
+from recorder import database, jsontext, log, reports
 from recorder.log import Row
 from recorder.projections import READ_MODEL, runner
 from recorder.projections.runs import COUNTERS, runs
@@ -86,8 +86,8 @@ def test_nothing_is_amiss_in_a_population(engine: sa.Engine, planted: Planted) -
 def test_usage_is_what_was_planted(engine: sa.Engine, planted: Planted) -> None:
     names = ("runs", "runs_without_usage", *COUNTERS)
     with database.read(engine) as connection:
-        by_model = {row["model"]: {name: row[name] for name in names} for row in queries.usage(connection, "model")}
-        (total,) = queries.usage(connection)
+        by_model = {row["model"]: {name: row[name] for name in names} for row in reports.usage(connection, "model")}
+        (total,) = reports.usage(connection)
     assert by_model == {model: {name: sums[name] for name in names} for model, sums in planted.usage.items()}
     assert {name: total[name] for name in names} == {name: planted.total(name) for name in names}
 
@@ -100,9 +100,9 @@ def test_usage_of_a_time_is_the_sum_of_its_runs(engine: sa.Engine, planted: Plan
         for first, last in hours:
             since, until = (None if hour is None else day + timedelta(hours=hour) for hour in (first, last))
             chosen = [run for run in every if (not since or run["began_at"] >= since) and (not until or run["began_at"] < until)]
-            for by in (None, *queries.USAGE_BY):
-                found = queries.usage(connection, by, since, until)
-                shown = {row[queries.KEY_OF[by]] if by else None: [row[name] for name in ("runs", *COUNTERS)] for row in found}
+            for by in (None, *reports.USAGE_BY):
+                found = reports.usage(connection, by, since, until)
+                shown = {row[reports.KEY_OF[by]] if by else None: [row[name] for name in ("runs", *COUNTERS)] for row in found}
                 assert len(shown) == len(found)
                 some = [run for run in chosen if by != "label" or run["label"]]  # which a run need not have
                 assert shown == sums_by(by, some), (by, since, until)
@@ -113,7 +113,7 @@ def sums_by(by: str | None, chosen: list[Any]) -> dict[Any, list[int | None]]:
     grouped: dict[Any, list[Any]] = {}
     for run in chosen:
         hour = run["hour"].isoformat().replace("+00:00", "Z")
-        key = {None: None, "day": hour[:10], "hour": hour}[by] if by in (None, "day", "hour") else run[queries.KEY_OF[by]]
+        key = {None: None, "day": hour[:10], "hour": hour}[by] if by in (None, "day", "hour") else run[reports.KEY_OF[by]]
         grouped.setdefault(key, []).append(run)
     return {
         key: [
@@ -136,7 +136,7 @@ def test_each_run_failed_as_was_planted(engine: sa.Engine, planted: Planted) -> 
     by_kind = sa.select(runs.c.failure_kind, sa.func.count()).group_by(runs.c.failure_kind)
     with database.read(engine) as connection:
         found = {row[0]: row[1] for row in connection.execute(by_kind)}
-        counted = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
+        counted = {row["kind"]: row["runs"] for row in reports.failures(connection, "kind")}
     assert found == {**planted.failures, None: planted.runs - planted.failures.total()}
     assert counted == planted.failures + planted.stream_failures
 

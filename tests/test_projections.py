@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recorder import database, jsontext, log, queries
+from recorder import database, jsontext, log, reports
 from recorder.log import LOG_TABLES, Stream, checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED, folds, runner
 from recorder.projections import verify as verifying
@@ -390,7 +390,7 @@ def test_a_run_without_usage_has_none_and_is_counted_as_such(engine: sa.Engine) 
         "run_3": 0,
     }
     with database.read(engine) as connection:
-        by_model = {row["model"]: row for row in queries.usage(connection, "model")}
+        by_model = {row["model"]: row for row in reports.usage(connection, "model")}
     assert by_model["unknown"]["runs"] == by_model["unknown"]["runs_without_usage"] == 2
     assert by_model["unknown"]["total_tokens"] is None
     assert (by_model["known"]["runs_without_usage"], by_model["known"]["total_tokens"]) == (0, 6)
@@ -403,7 +403,7 @@ def test_a_stream_that_was_cut_leaves_its_run_unknown_and_not_failed(engine: sa.
     (row,) = all_rows(engine, runs)
     assert (row["state"], row["status"], row["failed_at"]) == ("unknown", "in_progress", None)
     with database.read(engine) as connection:
-        (failure,) = queries.failures(connection)
+        (failure,) = reports.failures(connection)
     assert (failure["status"], failure["kind"], row["failed"]) == ("unknown", "cut", False)
 
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 import recorder
-from recorder import database, queries
+from recorder import database, queries, reports
 from recorder.projections import runner
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams
@@ -149,7 +149,7 @@ def test_a_label_of_any_length_is_one_to_list_by(engine: sa.Engine) -> None:
     runner.catch_up(engine)
     with database.read(engine) as connection:
         (listed,) = queries.list_sessions(connection, label=label)
-        (by_label,) = queries.usage(connection, "label")
+        (by_label,) = reports.usage(connection, "label")
     assert listed["session_id"] == label[:256]
     assert (listed["label"], by_label["label"]) == (label[:200], label[:200])
     assert verify(engine).problems == []

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, jsontext, log, queries
+from recorder import database, jsontext, log, queries, reports
 from recorder.collect.import_ import import_paths, read_file
 from recorder.projections import runner
 from recorder.projections.folds import request_of
@@ -464,7 +464,7 @@ def test_usage_is_a_plain_sum_and_what_is_not_said_is_null(alone: tuple[sa.Engin
     engine, name, _ = alone
     count, silent, sums = plain_sums(name)
     with database.read(engine) as connection:
-        (row,) = queries.usage(connection)
+        (row,) = reports.usage(connection)
     assert (row["runs"], row["runs_without_usage"]) == (count, silent)
     assert {key: row[key] for key in sums} == sums
 

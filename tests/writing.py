@@ -93,6 +93,11 @@ def message(status: str = "in_progress", id: str = "msg_1", content: Sequence[An
     }
 
 
+def tokens(prompt: int, completion: int, **details: Any) -> dict[str, Any]:
+    """A usage object."""
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion, **details}
+
+
 def text(value: str, *annotations: dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": {"value": value, "annotations": list(annotations)}}
 
@@ -250,3 +255,44 @@ def write(engine: sa.Engine, new: Stream, body: Iterable[Frame], first: int = 0)
         log.insert_streams(connection, [new])
         if rows:
             log.append(connection, {new.stream_id: rows})
+
+
+def on(thread: str, label: str | None = None, number: int = 0, started: float | None = None) -> Stream:
+    """A stream that begins a run in this thread."""
+    request = Request(method="POST", host="api.openai.com", path=f"/v1/threads/{thread}/runs", body={"assistant_id": "asst_1"})
+    return stream(number, request, started, label)
+
+
+def write_failures(engine: sa.Engine) -> None:
+    """Nine streams in three threads: runs that failed, one that did not, one cut off, and two streams that speak of no run."""
+    error = {"code": "rate_limit_exceeded", "message": "too fast"}
+    begun = asked(id="run_failed", step_id="step_f", thread_id="thread_1")[:5]
+    given = [
+        [*begun, ("thread.run.failed", run("failed", "run_failed", last_error=error, failed_at=BORN + 3)), DONE],
+        [("thread.run.expired", run("expired", "run_expired", created_at=BORN + 1, model="o3")), DONE],
+        [
+            (
+                "thread.run.incomplete",
+                run("incomplete", "run_incomplete", created_at=BORN + 2, incomplete_details={"reason": "max_tokens"}),
+            ),
+            DONE,
+        ],
+        said(id="run_fine", created_at=BORN + 3),
+        [("thread.run.cancelled", run("cancelled", "run_cancelled", created_at=BORN + 4)), DONE],
+    ]
+    for number, body in enumerate(given):
+        write(engine, on("thread_1", number=number), frames(body))
+    broken = [
+        ("thread.run.created", run("in_progress", "run_broken", created_at=BORN + 5)),
+        ("error", {"error": {"code": "server_error", "message": "sorry"}}),
+    ]
+    write(engine, on("thread_2", number=5), frames(broken, "error"))
+    cut = [("thread.run.created", run("in_progress", "run_cut", created_at=BORN + 6))]
+    write(engine, on("thread_2", number=6), frames(cut, "cut"))
+    refused = [
+        log.system_frame("$response", {"status": 429, "headers": [["content-type", "application/json"]]}, 0),
+        Frame("$body", '{"error": {"code": "insufficient_quota", "message": "pay"}}', None, 1),
+        log.system_frame("$end", {"outcome": "http_error"}, 2),
+    ]
+    write(engine, on("thread_3", number=7), refused)
+    write(engine, on("thread_3", number=8), [log.system_frame("$end", {"outcome": "no_response"}, 0)])

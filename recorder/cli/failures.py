@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from recorder import database, queries
+from recorder import database, reports
 from recorder.cli import charts
 from recorder.cli.columns import Column
 from recorder.cli.opening import json_option, opened
@@ -34,7 +34,7 @@ _LIMIT = 100
 
 
 @click.command("failures")
-@click.option("--by", type=click.Choice(queries.FAILURES_BY), help="How many by each of these instead of a list.")
+@click.option("--by", type=click.Choice(reports.FAILURES_BY), help="How many by each of these instead of a list.")
 @click.option("--since", type=When(), metavar="TIME", help="Only failures since: 2026-11-22, or how long ago: 24h, 7d.")
 @click.option("--until", type=When(), metavar="TIME", help="Only failures before.")
 @click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help=f"Only failures of a kind: {', '.join(KINDS)}.")
@@ -63,9 +63,9 @@ def command(
     if limit is None and by is None and on_screen:
         limit = _LIMIT
     with opened(db, fresh=True) as engine, database.read(engine) as connection:
-        rows = queries.failures(connection, by, since, until, kind, limit)
+        rows = reports.failures(connection, by, since, until, kind, limit)
         more = by is None and on_screen and len(rows) == limit
-        left = queries.count_failures(connection, since, until, kind) - len(rows) if more else 0
+        left = reports.count_failures(connection, since, until, kind) - len(rows) if more else 0
     if emitted(rows, rows, (by, "runs") if by else FIELDS, as_json, as_csv):
         return
     if not rows:

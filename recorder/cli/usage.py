@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from recorder import database, queries
+from recorder import database, reports
 from recorder.cli import charts
 from recorder.cli.columns import Column
 from recorder.cli.opening import json_option, opened
@@ -16,7 +16,7 @@ from recorder.cli.parameters import When, Zone
 from recorder.projections.runs import COUNTERS
 
 COLUMNS = (
-    *(Column(key, by, least=20) for by, key in queries.KEY_OF.items()),
+    *(Column(key, by, least=20) for by, key in reports.KEY_OF.items()),
     Column("runs"),
     Column("runs_without_usage", "unknown", rank=3),
     Column("prompt_tokens", "prompt", rank=1),
@@ -33,7 +33,7 @@ _BY_TIME = ("hour", "day")
 
 
 @click.command("usage")
-@click.option("--by", type=click.Choice(queries.USAGE_BY), help="A row for each of these instead of one total.")
+@click.option("--by", type=click.Choice(reports.USAGE_BY), help="A row for each of these instead of one total.")
 @click.option("--since", type=When(), metavar="TIME", help="Only runs created since: 2026-11-22, or how long ago: 24h, 7d.")
 @click.option("--until", type=When(), metavar="TIME", help="Only runs created before.")
 @click.option("--tz", "zone", type=Zone(), default="UTC", metavar="ZONE", help="Whose days and hours: Europe/Oslo. Else UTC's.")
@@ -59,8 +59,8 @@ def command(
     if chart and by is None and not (as_json or as_csv):
         by = "model"
     with opened(db, fresh=True) as engine, database.read(engine) as connection:
-        rows = queries.usage(connection, by, since, until, zone, limit)
-    names = [*([queries.KEY_OF[by]] if by else []), "runs", "runs_without_usage", *COUNTERS, "cost_usd", "runs_without_cost"]
+        rows = reports.usage(connection, by, since, until, zone, limit)
+    names = [*([reports.KEY_OF[by]] if by else []), "runs", "runs_without_usage", *COUNTERS, "cost_usd", "runs_without_cost"]
     if emitted(rows, rows, names, as_json, as_csv):
         return
     if not chart or by is None:
@@ -68,7 +68,7 @@ def command(
     elif not rows:
         note("no runs")
     else:
-        draw(_chart(rows, by, queries.KEY_OF[by]))
+        draw(_chart(rows, by, reports.KEY_OF[by]))
 
 
 def _chart(rows: list[dict[str, Any]], by: str, key: str) -> list[charts.Line]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from recorder import database, queries, views
+from recorder import database, queries, reports, views
 from recorder.log import heads
 from recorder.projections import runner
 from recorder.projections.costs import costs
@@ -142,8 +142,8 @@ def _made(engine: sa.Engine, population: Callable[[], Population]) -> Iterator[s
 def as_planted(engine: sa.Engine, planted: Planted) -> str:
     """The read models say what was planted."""
     with database.read(engine) as connection:
-        said = {row["model"]: {name: row[name] for name in SUMS} for row in queries.usage(connection, "model")}
-        failed = {row["kind"]: row["runs"] for row in queries.failures(connection, "kind")}
+        said = {row["model"]: {name: row[name] for name in SUMS} for row in reports.usage(connection, "model")}
+        failed = {row["kind"]: row["runs"] for row in reports.failures(connection, "kind")}
     assert said == {model: {name: sums[name] for name in SUMS} for model, sums in planted.usage.items()}, said
     assert failed == planted.failures + planted.stream_failures, failed
     return f"usage of {len(said)} models and {sum(failed.values()):,} failures of {len(failed)} kinds: as they were planted"
@@ -244,7 +244,7 @@ def _subjects(connection: sa.Connection) -> Subjects:
 def questions(of: Subjects) -> dict[str, Query]:
     """What the commands ask."""
     hour = of.since.replace(minute=0, second=0)
-    usage, failures, ls = queries.usage, queries.failures, queries.list_sessions
+    usage, failures, ls = reports.usage, reports.failures, queries.list_sessions
     asked: dict[str, Query] = {
         "usage": usage,
         "usage --since HOUR": lambda connection: usage(connection, None, hour),
@@ -272,11 +272,11 @@ def questions(of: Subjects) -> dict[str, Query]:
         "an ID by its prefix": lambda connection: queries.resolve(connection, of.run_id[:-6]),
         "an ID: last": lambda connection: queries.resolve(connection, "last"),
     }
-    for by in queries.USAGE_BY:
+    for by in reports.USAGE_BY:
         asked[f"usage --by {by}"] = lambda connection, by=by: usage(connection, by)  # type: ignore[misc]
         asked[f"usage --by {by} --since HOUR"] = lambda connection, by=by: usage(connection, by, hour)  # type: ignore[misc]
         asked[f"usage --by {by} --since TIME"] = lambda connection, by=by: usage(connection, by, of.since)  # type: ignore[misc]
-    for by in queries.FAILURES_BY:
+    for by in reports.FAILURES_BY:
         asked[f"failures --by {by}"] = lambda connection, by=by: failures(connection, by)  # type: ignore[misc]
     return asked
 
