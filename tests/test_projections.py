@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from recorder import database, jsontext, log, reports
 from recorder.log import LOG_TABLES, Stream, checkpoints, events, heads, pending, streams
-from recorder.projections import PROJECTED, folds, runner
+from recorder.projections import PROJECTED, batch, folds, runner
 from recorder.projections import verify as verifying
 from recorder.projections.anomalies import anomalies
 from recorder.projections.messages import messages
@@ -182,7 +182,7 @@ class Log:
         self.engine = engine
         self.at = [0] * len(POOL)
         self.cache: dict[str, StreamFold] = {}
-        self.held: list[runner.Folded] = []
+        self.held: list[batch.Folded] = []
 
     def append(self, number: int, count: int) -> None:
         new, body = POOL[number]
@@ -199,7 +199,7 @@ class Log:
     def rebuild(self) -> None:
         runner.rebuild(self.engine)
 
-    def read(self) -> list[runner.Folded]:
+    def read(self) -> list[batch.Folded]:
         """What a projector does before it writes."""
         with database.read(self.engine) as connection:
             waiting = runner._waiting(connection, 16)
@@ -220,7 +220,7 @@ class Log:
         self.held = []
 
     def bump(self) -> None:
-        for module in (folds, runner, verifying):
+        for module in (folds, runner, batch, verifying):
             module.FOLD_VERSION += 1  # type: ignore[attr-defined]
 
 
@@ -229,7 +229,7 @@ def fold_versions(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Puts the fold version back to what it is."""
 
     def reset() -> None:
-        for module in (folds, runner, verifying):
+        for module in (folds, runner, batch, verifying):
             monkeypatch.setattr(module, "FOLD_VERSION", FOLD_VERSION)
 
     return reset

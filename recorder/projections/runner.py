@@ -1,4 +1,4 @@
-"""Catching up, rebuilding and verifying: how the log becomes tables.
+"""Catching up, rebuilding and erasing: how the log becomes tables.
 
 A row is computed from the folds and replaced, so projecting twice, or from the start, gives the same tables. Work is done in
 steps so that a recording process beside this one never waits long: read, end the transaction, fold, then take the write
@@ -8,34 +8,24 @@ lock, check that nobody else has moved the checkpoints meanwhile, and write for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from recorder import database, log, prices
 from recorder.database import slices
 from recorder.log import Stream, checkpoints, heads, pending
-from recorder.projections import PROJECTIONS, costs, sessions, usage
-from recorder.projections.anomalies import anomalies
-from recorder.projections.answers import answered_runs, outputs, tool_answers
-from recorder.projections.answers import stream_rows as answer_rows
+from recorder.projections import PROJECTIONS, batch, costs, sessions, usage
+from recorder.projections.answers import tool_answers
 from recorder.projections.failures import failures
-from recorder.projections.failures import stream_rows as failures_of_stream
-from recorder.projections.folds import contribution, folds, resume, source_of, to_rows
+from recorder.projections.folds import folds, resume
 from recorder.projections.pending_sums import note, sum_up
-from recorder.projections.places import Places
 from recorder.projections.runs import runs
-from recorder.projections.sessions import session_streams, stream_row
+from recorder.projections.sessions import session_streams
 from recorder.projections.silences import silences
-from recorder.projections.silences import stream_rows as silences_of_stream
 from recorder.protocols import FOLD_VERSION
 from recorder.protocols.fold import StreamFold
-from recorder.protocols.merge import filter_runs, merge
-from recorder.protocols.partial import STREAM
-from recorder.protocols.view import Contribution, RunView
 
 WRITE_SECONDS = 0.05
 """How long a step should hold the write lock."""
@@ -52,14 +42,6 @@ _LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
 
 Progress = Callable[[int], None]
 """Called with the number of events projected since the last call."""
-
-
-class Folded(NamedTuple):
-    """A stream folded up to now. checkpoint: where it stood when it was read, None before any projection."""
-
-    stream: Stream
-    fold: StreamFold
-    checkpoint: int | None
 
 
 def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[str, StreamFold] | None = None) -> int:
@@ -124,19 +106,9 @@ def erase(engine: sa.Engine, stream_ids: list[str]) -> None:
     """Erase streams from the log, and their part in every row that was made of them: the one exception to append-only."""
     known = prices.load()
     with only_projector(engine):
-        _erase(engine, stream_ids)
+        with database.write(engine) as connection:
+            batch.erase(connection, stream_ids)
         sum_up(engine, known)
-
-
-def _erase(engine: sa.Engine, stream_ids: list[str]) -> None:
-    with database.write(engine) as connection:
-        keys = set(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(stream_ids))).scalars())
-        keys |= answered_runs(connection, stream_ids)
-        keys.discard(STREAM)
-        note(connection, *_touched(connection, stream_ids, keys))
-        for table in (folds, tool_answers, session_streams, silences, failures, anomalies, *log.LOG_TABLES):
-            connection.execute(table.delete().where(table.c.stream_id.in_(stream_ids)))
-        _replace_runs(connection, [], {}, keys)
 
 
 def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
@@ -148,135 +120,6 @@ def fold_stream(engine: sa.Engine, stream: Stream, fold: StreamFold) -> int:
         fold.feed_all(found)
         if len(found) < READ_EVENTS:
             return fold.position - before
-
-
-def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
-    """Write what folded streams say: their folds, the rows of the runs they touch, and what is to be summed up then."""
-    ids = [entry.stream.stream_id for entry in batch]
-    states = {entry.stream.stream_id: entry.fold.states() for entry in batch}
-    keys = {key for parts in states.values() for key in parts}
-    keys.update(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(ids))).scalars())
-    keys |= answered_runs(connection, ids)
-    connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
-    connection.execute(tool_answers.delete().where(tool_answers.c.stream_id.in_(ids)))
-    _insert(connection, tool_answers, [row for entry in batch for row in answer_rows(entry.stream, entry.fold)])
-    keys |= answered_runs(connection, ids)
-    keys.discard(STREAM)
-    note(connection, *_touched(connection, ids, keys))
-    places = _replace_runs(connection, batch, states, keys)
-    # After the runs: what else is known of them is read from the folds, and need not be sifted out of these.
-    _insert(
-        connection, folds, [row for entry in batch for row in to_rows(entry.stream, entry.fold, states[entry.stream.stream_id])]
-    )
-    for table in (session_streams, silences):
-        connection.execute(table.delete().where(table.c.stream_id.in_(ids)))
-    rows, failed, paused = [], [], []
-    for entry in batch:
-        session_id = places.session_of(source_of(entry.stream, entry.fold))
-        run_ids = filter_runs(states[entry.stream.stream_id])
-        rows.append(stream_row(entry.stream, entry.fold, run_ids, session_id))
-        if not run_ids:
-            failed += failures_of_stream(entry.stream, entry.fold, session_id)
-        paused += silences_of_stream(entry.stream, entry.fold)
-    _insert(connection, session_streams, rows)
-    _insert(connection, failures, failed)
-    _insert(connection, silences, paused)
-    note(connection, {row["session_id"] for row in rows}, set())
-
-
-def _replace_runs(
-    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
-) -> Places:
-    """Replace the rows of these runs, and what concerns the streams at hand alone, in every family of PROJECTIONS.
-
-    Runs whose place depends on theirs are replaced too. What is to be summed up then is noted.
-    """
-    places = Places(connection)
-    views = _views(connection, batch, states, keys)
-    more = places.add(keys, views)
-    keys = set(keys)
-    while more:
-        note(connection, *_touched(connection, [], more))
-        followers = _views(connection, (), states, more)
-        keys |= more
-        more = places.add(more, followers)
-        views += followers
-    for family in PROJECTIONS:
-        rows: dict[sa.Table, list[dict[str, Any]]] = {table: [] for table in family.TABLES}
-        for view in views:
-            for table, found in family.rows(view).items():
-                rows[table] += found
-        for table, found in rows.items():
-            for some in slices(keys):
-                connection.execute(table.delete().where(table.c.run_key.in_(some)))
-            if "stream_id" in table.primary_key.columns:
-                connection.execute(table.delete().where(table.c.run_key == STREAM, table.c.stream_id.in_(list(states))))
-            _insert(connection, table, found)
-    _move_streams(connection, places, states)
-    costs.forget(connection, keys)
-    note(connection, *_touched(connection, [], keys), {view.key for view in views if view.is_run} if prices.wanted() else ())
-    return places
-
-
-def _move_streams(connection: sa.Connection, places: Places, at_hand: Container[str]) -> None:
-    """Write the sessions of streams that are not at hand, where a run has brought its followers to another."""
-    columns = session_streams.c
-    for some in slices(places.moved):
-        chosen = sa.select(columns.stream_id, columns.session_id, columns.root_run_id).where(columns.root_run_id.in_(some))
-        # Neither by an index: SQLite would rather go through all streams without a thread than look for these runs.
-        unnamed = chosen.where(*(sa.func.coalesce(column, "") == "" for column in (columns.label, columns.thread_id)))
-        for stream_id, session_id, root in connection.execute(unnamed).all():
-            now = places.session_of_run(root)
-            if session_id != now and stream_id not in at_hand:
-                for table in (session_streams, failures):
-                    own = table.c.stream_id == stream_id
-                    if table is failures:
-                        own &= failures.c.run_key == STREAM
-                    connection.execute(table.update().where(own).values(session_id=now))
-                note(connection, {session_id, now}, set())
-
-
-def _views(
-    connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
-) -> list[RunView]:
-    """The views of these runs, from the streams at hand and from the kept folds of all others that speak of them."""
-    found: dict[str, list[Contribution]] = {}
-    views = []
-    for entry in batch:
-        source = source_of(entry.stream, entry.fold)
-        for key, part in states[entry.stream.stream_id].items():
-            if key != STREAM:
-                found.setdefault(key, []).append(Contribution(source, part))
-            elif part["part"]:
-                views.append(merge(STREAM, [Contribution(source, part["part"])]))
-    for some in slices(keys):
-        kept = sa.select(*(folds.c[name] for name in ("stream_id", "run_key", "state", "fold_version")))
-        for stream_id, key, state, version in connection.execute(kept.where(folds.c.run_key.in_(some))):
-            # Not in the statement: SQLite would go through all folds of this version, which is every one.
-            if version == FOLD_VERSION and stream_id not in states:
-                found.setdefault(key, []).append(contribution(state))
-    answered = outputs(connection, found)
-    return views + [merge(key, given, answered.get(key)) for key, given in found.items()]
-
-
-def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple[set[str], set[datetime]]:
-    """The sessions and hours that these streams and runs stand in now."""
-    at: set[str] = set(
-        connection.execute(sa.select(session_streams.c.session_id).where(session_streams.c.stream_id.in_(ids))).scalars()
-    )
-    hours: set[datetime] = set()
-    for some in slices(keys):
-        for session_id, hour in connection.execute(
-            sa.select(runs.c.session_id, runs.c.hour).where(runs.c.run_key.in_(some)).distinct()
-        ):
-            at.add(session_id)
-            hours.add(hour)
-    return at, hours
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    if rows:
-        connection.execute(table.insert(), rows)
 
 
 def _waiting(connection: sa.Connection, size: int) -> list[tuple[Stream, dict[str, str], int | None]]:
@@ -300,9 +143,9 @@ def _waiting(connection: sa.Connection, size: int) -> list[tuple[Stream, dict[st
 
 def _fold(
     engine: sa.Engine, waiting: list[tuple[Stream, dict[str, str], int | None]], cache: dict[str, StreamFold] | None
-) -> tuple[list[Folded], int]:
+) -> tuple[list[batch.Folded], int]:
     """Fold streams as far as they go, until STEP_EVENTS are done; (what is folded, how many events that were)."""
-    read: list[tuple[Folded, list[tuple[int, int, str, str]]]] = []
+    read: list[tuple[batch.Folded, list[tuple[int, int, str, str]]]] = []
     count = 0
     with database.read(engine) as connection:
         for stream, kept, checkpoint in waiting:
@@ -310,7 +153,7 @@ def _fold(
             if fold is None or fold.position != checkpoint:
                 fold = resume(stream, kept)
             texts = log.read_texts(connection, stream.stream_id, fold.position, READ_EVENTS)
-            read.append((Folded(stream, fold, checkpoint), texts))
+            read.append((batch.Folded(stream, fold, checkpoint), texts))
             count += len(texts)
             if count >= STEP_EVENTS:
                 break
@@ -321,7 +164,7 @@ def _fold(
     return [entry for entry, _ in read], count
 
 
-def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold] | None) -> float:
+def _write(engine: sa.Engine, folded: list[batch.Folded], cache: dict[str, StreamFold] | None) -> float:
     """Project what is folded in one transaction, but for streams that somebody else projected meanwhile; seconds it took."""
     with database.write(engine) as connection:
         began = time.perf_counter()
@@ -329,10 +172,10 @@ def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold]
         standing = connection.execute(sa.select(checkpoints).where(checkpoints.c.stream_id.in_(ids)))
         now = {stream_id: position for stream_id, position in standing}  # noqa: C416 - rows are no pairs to the type checker
         ours = [entry for entry in folded if now.get(entry.stream.stream_id) == entry.checkpoint]
-        project_safely(connection, ours)
+        batch.project_safely(connection, ours)
         reached = [{"stream_id": entry.stream.stream_id, "position": entry.fold.position} for entry in ours]
         connection.execute(checkpoints.delete().where(checkpoints.c.stream_id.in_([row["stream_id"] for row in reached])))
-        _insert(connection, checkpoints, reached)
+        batch.insert(connection, checkpoints, reached)
         if reached:
             connection.execute(_PROJECTED, [{"id": row["stream_id"], "reached": row["position"]} for row in reached])
     if cache is not None:
@@ -342,35 +185,6 @@ def _write(engine: sa.Engine, folded: list[Folded], cache: dict[str, StreamFold]
             else:
                 cache.pop(entry.stream.stream_id, None)
     return time.perf_counter() - began
-
-
-def project_safely(connection: sa.Connection, batch: list[Folded]) -> None:
-    """Project a batch; a stream that cannot be written gets an anomaly instead, and the others do not wait for it."""
-    if not batch:
-        return
-    try:
-        with connection.begin_nested():
-            project(connection, batch)
-    except Exception as error:
-        if isinstance(error, sa.exc.DBAPIError) and not database.is_about_data(error):
-            raise
-        if len(batch) > 1:
-            for entry in batch:
-                project_safely(connection, [entry])
-            return
-        stream_id = batch[0].stream.stream_id
-        connection.execute(anomalies.delete().where(anomalies.c.stream_id == stream_id, anomalies.c.run_key == STREAM))
-        detail = f"{type(error).__name__}: {error}".splitlines()[0][:500].replace("\0", "\ufffd")
-        connection.execute(
-            anomalies.insert().values(
-                run_key=STREAM,
-                stream_id=stream_id,
-                ordinal=0,
-                position=batch[0].fold.position,
-                kind="not_projected",
-                detail=detail,
-            )
-        )
 
 
 def _refold_old_versions(engine: sa.Engine) -> None:

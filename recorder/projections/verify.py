@@ -18,12 +18,13 @@ from recorder.log import Stream, checkpoints, events, heads, streams
 from recorder.projections import PROJECTED
 from recorder.projections.anomalies import anomalies
 from recorder.projections.answers import answered_runs, answering_streams
+from recorder.projections.batch import Folded, project_safely
 from recorder.projections.costs import COSTS
 from recorder.projections.failures import failures
 from recorder.projections.folds import folds, request_of
 from recorder.projections.pending_sums import pending_sums, sum_up
 from recorder.projections.run_steps import tool_calls
-from recorder.projections.runner import STEP_EVENTS, Folded, project_safely
+from recorder.projections.runner import STEP_EVENTS
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams
 from recorder.protocols import FOLD_VERSION
