@@ -204,6 +204,7 @@ def test_csv_of_nothing_has_the_names_of_its_columns(filled: Path, db: str) -> N
         ("show", "run_1", "--csv"),
         ("show", "run_1", "--events"),
         ("usage", "--tz", "Nowhere/Land"),
+        ("usage", "--tz", "Asia/Tokyo", "--since", "0001-01-01"),
         ("usage", "--tz", "../etc"),
         ("usage", "--tz", ""),
         ("usage", "--limit", "0"),
@@ -228,6 +229,20 @@ def test_days_and_hours_are_of_the_zone_that_is_asked_for(filled: Path) -> None:
     assert times("--by", "day") == {"2026-05-28"}
     assert times("--by", "day", "--tz", "Asia/Tokyo") == {"2026-05-29"}
     assert times("--by", "hour", "--tz", "Asia/Kolkata") == {"2026-05-29T01:00:00+05:30"}
+
+
+def test_times_without_a_zone_are_of_the_zone_that_is_asked_for(filled: Path) -> None:
+    def runs(*args: str) -> int:
+        (row,) = answer("usage", *args, db=filled)
+        return int(row["runs"])
+
+    everything = runs()
+    assert everything
+    assert (
+        runs("--since", "2026-05-29", "--tz", "Asia/Tokyo") == runs("--tz", "Asia/Tokyo", "--since", "2026-05-29") == everything
+    )
+    assert runs("--until", "2026-05-29", "--tz", "Asia/Tokyo") == runs("--since", "2026-05-29") == 0
+    assert runs("--since", "2026-05-29T00:00Z", "--tz", "Asia/Tokyo") == 0
 
 
 def test_a_table_of_failures_says_how_many_more_there_are(filled: Path) -> None:

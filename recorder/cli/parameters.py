@@ -23,7 +23,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 class When(click.ParamType[datetime]):
-    """A time as `2026-11-22`, `2026-11-22T10:30`, or how long ago: `90m`, `24h`, `7d`. Without a zone it is UTC."""
+    """A time as `2026-11-22`, `2026-11-22T10:30`, or how long ago: `90m`, `24h`, `7d`. Without a zone it is UTC, or --tz's."""
 
     name = "time"
 
@@ -37,7 +37,12 @@ class When(click.ParamType[datetime]):
             parsed = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is no time; write 2026-11-22, 2026-11-22T10:30, or how long ago: 90m, 24h, 7d")
-        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+        if parsed.tzinfo is None:
+            parsed = parsed.replace(tzinfo=UTC if ctx is None else ctx.params.get("zone", UTC))  # --tz is taken first
+        try:
+            return parsed.astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{value!r} lies beyond the calendar")
 
 
 class Zone(click.ParamType[tzinfo]):

@@ -36,7 +36,15 @@ _BY_TIME = ("hour", "day")
 @click.option("--by", type=click.Choice(reports.USAGE_BY), help="A row for each of these instead of one total.")
 @click.option("--since", type=When(), metavar="TIME", help="Only runs created since: 2026-11-22, or how long ago: 24h, 7d.")
 @click.option("--until", type=When(), metavar="TIME", help="Only runs created before.")
-@click.option("--tz", "zone", type=Zone(), default="UTC", metavar="ZONE", help="Whose days and hours: Europe/Oslo. Else UTC's.")
+@click.option(
+    "--tz",
+    "zone",
+    type=Zone(),
+    default="UTC",
+    is_eager=True,  # --since and --until are read by it
+    metavar="ZONE",
+    help="Whose days, hours and times those are: Europe/Oslo. Else UTC's.",
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Of sessions and labels the latest N, of others the first."
 )
