@@ -6,6 +6,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -267,22 +268,20 @@ def list_sessions(
     limit: int = 50,
 ) -> list[dict[str, Any]]:
     """Sessions, the latest first. status: of one of their runs, or `unknown`; model likewise."""
-    chosen = sa.select(sessions).order_by(sessions.c.last_started_at.desc(), sessions.c.session_id).limit(limit)
+    chosen = sa.select(sessions).order_by(sessions.c.last_started_at.desc(), sessions.c.session_id)
     if failed:
         chosen = chosen.where(sessions.c.failed > 0)
     if since is not None:
         chosen = chosen.where(sessions.c.last_started_at >= since)
     if label is not None:
         chosen = chosen.where(sessions.c.label == indexed(label))
-    wanted = sa.select(runs.c.session_id)
-    if model is not None:
-        chosen = chosen.where(sessions.c.session_id.in_(wanted.where(runs.c.model == model)))
-    if status is not None:
-        is_status = sa.and_(runs.c.status == status, runs.c.state != "unknown")
-        chosen = chosen.where(
-            sessions.c.session_id.in_(wanted.where(runs.c.state == "unknown" if status == "unknown" else is_status))
-        )
-    found = [json_row(row) for row in connection.execute(chosen).mappings()]
+    found: list[dict[str, Any]] = []
+    if model is not None or status is not None:
+        found = _of_the_latest(connection, chosen, model, status, limit)
+        wanted = (sa.select(runs.c.session_id).where(condition) for condition in _had(model, status))
+        chosen = chosen.where(*(sessions.c.session_id.in_(ids) for ids in wanted))
+    if len(found) < limit:
+        found = [json_row(row) for row in connection.execute(chosen.limit(limit)).mappings()]
     ids = [row["session_id"] for row in found]
     detail: dict[str, list[sa.RowMapping]] = {}
     ordered = (
@@ -297,6 +296,34 @@ def list_sessions(
         row["models"] = sorted({run["model"] for run in ran if run["model"]})
         row["statuses"] = [run["status"] if run["state"] != "unknown" else "unknown" for run in ran]
     return found
+
+
+_LATEST = 1000
+"""Sessions whose runs are looked at, one session after the other."""
+
+
+def _of_the_latest(
+    connection: sa.Connection, chosen: sa.Select[Any], model: str | None, status: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """What is to be found among the latest of the chosen sessions: all that is wanted, where it is what many have."""
+    latest = chosen.limit(max(_LATEST, 10 * limit)).subquery()
+    # As an expression: by the index of a status SQLite would go through all its runs, for every session.
+    wanted = _had(model, status, lambda column: column + "")
+    its = (sa.exists().where(runs.c.session_id == latest.c.session_id, condition) for condition in wanted)
+    ordered = sa.select(latest).where(*its).order_by(latest.c.last_started_at.desc(), latest.c.session_id).limit(limit)
+    return [json_row(row) for row in connection.execute(ordered).mappings()]
+
+
+def _had(
+    model: str | None, status: str | None, of: Callable[[sa.Column[Any]], sa.ColumnElement[Any]] = lambda column: column
+) -> list[sa.ColumnElement[bool]]:
+    """What one of a session's runs is to be, and what one of them, maybe another."""
+    wanted = [] if model is None else [of(runs.c.model) == model]
+    if status == "unknown":
+        wanted.append(of(runs.c.state) == status)
+    elif status is not None:
+        wanted.append(sa.and_(of(runs.c.status) == status, runs.c.state != "unknown"))
+    return wanted
 
 
 def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -37,64 +38,85 @@ def usage(
 
     cost_usd is what those runs cost whose cost is known, the others are counted as runs_without_cost.
     since and until are of the runs' creation. zone: whose days and hours those are. limit: the latest sessions or labels, or
-    of anything else the first. The rollups answer where they can; a time within an hour is summed from the runs themselves.
+    of anything else the first. The rollups answer where they can.
     """
-    if by in ("session", "label") and since is None and until is None:
-        return _usage_of_sessions(connection, by, limit)
+    since, until = (None if at is None else at.astimezone(UTC) for at in (since, until))
+    if by in ("session", "label"):
+        chosen = _of_sessions(by) if since is None and until is None else _of_runs_between(connection, by, since, until, limit)
+        return [_row(by, key, values) for key, *values in connection.execute(chosen.limit(limit))]
     sources = _usage_sources(by, since, until, zone)
     parts = [_sums_of(table, by, where, zone) for table, where in sources]
-    found: dict[Any, dict[str, Any]] = {}
+    found: dict[Any, list[int | None]] = {}
     for key, *values in connection.execute(sa.union_all(*parts) if len(parts) > 1 else parts[0]):
         key = _group(by, key, zone)
-        row = found.setdefault(key, {**({KEY_OF[by]: key} if by else {}), **dict.fromkeys(SUMS)})
-        for name, value in zip(SUMS, values, strict=True):
-            if value is not None:
-                row[name] = (row[name] or 0) + int(value)
-    if by is None and not found:
-        found[None] = dict.fromkeys(SUMS)
-    for key, row in found.items():
-        row["runs"], row["runs_without_usage"] = row["runs"] or 0, row["runs_without_usage"] or 0
-        found[key] = _with_cost(row)
-    ordered = list(found) if by in ("session", "label") else sorted(found, key=lambda key: (key is None, str(key)))
-    return [found[key] for key in ordered if by is None or found[key]["runs"]][:limit]
+        found[key] = list(map(_added, found[key], values)) if key in found else values
+    if by is None:
+        return [_row(None, None, found.get(None, [None] * len(SUMS)))]
+    return [_row(by, key, found[key]) for key in sorted(found, key=lambda key: (key is None, str(key))) if found[key][0]][:limit]
 
 
-def _with_cost(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of SUMS as it is shown: its cost in dollars."""
+def _added(one: Any, other: Any) -> Any:
+    return other if one is None else one if other is None else one + other
+
+
+def _row(by: str | None, key: Any, values: Sequence[Any]) -> dict[str, Any]:
+    """A row of SUMS as it is shown, its cost in dollars."""
+    row = {} if by is None else {KEY_OF[by]: key}
+    row |= {name: None if value is None else int(value) for name, value in zip(SUMS, values, strict=True)}
     nusd, known = row.pop("cost_nusd"), row.pop("runs_with_cost") or 0
+    row |= {name: row[name] or 0 for name in ("runs", "runs_without_usage")}
     return {**row, "cost_usd": None if nusd is None else nusd / 1e9, "runs_without_cost": row["runs"] - known}
 
 
 def _usage_sources(
     by: str | None, since: datetime | None, until: datetime | None, zone: tzinfo
 ) -> list[tuple[sa.Table, sa.ColumnElement[bool]]]:
-    """The tables that answer, and what of each: whole days from days, the hours before and after from hours.
+    """The tables that answer, and what of each: whole days from days, the hours before and after from hours, and of an hour of
+    which a part is asked for its runs.
 
-    From the runs themselves where sessions, labels, a time within an hour, or hours that are not UTC's are asked for.
+    From runs alone where hours that are not UTC's are asked for.
     """
-    whole = all(at is None or (at.minute, at.second, at.microsecond) == (0, 0, 0) for at in (since, until))
-    if by in ("session", "label") or not whole or (by in ("day", "hour") and not _has_whole_hours(zone)):
+    hours = (_next(since, _HOUR), _floor(until, _HOUR))
+    if _is_empty(*hours) or (by in ("day", "hour") and not _has_whole_hours(zone)):
         return [(runs, database.between(runs.c.began_at, since, until))]
-    midnights = all(at is None or at.astimezone(UTC).hour == 0 for at in (since, until))
-    if by == "hour" or (by == "day" and not (midnights and zone is UTC)):
-        return [(usage_totals, database.between(usage_totals.c.hour, since, until))]
-    first = None if since is None else since.astimezone(UTC).replace(hour=0)
-    if first is not None and since is not None and first < since:
-        first += timedelta(days=1)
-    last = None if until is None else until.astimezone(UTC).replace(hour=0)
-    if first is not None and last is not None and first > last:
-        return [(usage_hourly, database.between(usage_hourly.c.hour, since, until))]
-    days = usage_daily.c.day
-    within = sa.and_(
-        sa.true() if first is None else days >= first.date().isoformat(),
-        sa.true() if last is None else days < last.date().isoformat(),
+    sources = []
+    if hours[0] != since:
+        sources.append((runs, sa.and_(runs.c.hour == _floor(since, _HOUR), runs.c.began_at >= since)))
+    if hours[1] != until:
+        sources.append((runs, sa.and_(runs.c.hour == hours[1], runs.c.began_at < until)))
+    days = (_next(hours[0], _DAY), _floor(hours[1], _DAY))
+    if by == "hour" or (by == "day" and not (zone is UTC and days == (since, until))):
+        return [*sources, (usage_totals, database.between(usage_totals.c.hour, *hours))]
+    if _is_empty(*days):
+        return [*sources, (usage_hourly, database.between(usage_hourly.c.hour, *hours))]
+    first, last = (None if at is None else at.date().isoformat() for at in days)
+    day = usage_daily.c.day
+    sources.append(
+        (usage_daily, sa.and_(sa.true() if first is None else day >= first, sa.true() if last is None else day < last))
     )
-    sources: list[tuple[sa.Table, sa.ColumnElement[bool]]] = [(usage_daily, within)]
-    if first is not None and first != since:
-        sources.append((usage_hourly, database.between(usage_hourly.c.hour, since, first)))
-    if last is not None and last != until:
-        sources.append((usage_hourly, database.between(usage_hourly.c.hour, last, until)))
+    if days[0] != hours[0]:
+        sources.append((usage_hourly, database.between(usage_hourly.c.hour, hours[0], days[0])))
+    if days[1] != hours[1]:
+        sources.append((usage_hourly, database.between(usage_hourly.c.hour, days[1], hours[1])))
     return sources
+
+
+def _is_empty(since: datetime | None, until: datetime | None) -> bool:
+    return since is not None and until is not None and since > until
+
+
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+_YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
+
+
+def _floor(at: datetime | None, unit: timedelta) -> datetime | None:
+    """When the hour or day, in UTC, began that a time is in."""
+    return None if at is None else at - (at - _YEAR_1) % unit
+
+
+def _next(at: datetime | None, unit: timedelta) -> datetime | None:
+    """When the next hour or day begins, which may be at this time."""
+    return None if at is None else at + (_YEAR_1 - at) % unit
 
 
 def _has_whole_hours(zone: tzinfo) -> bool:
@@ -107,21 +129,19 @@ def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zon
     """A row for each group: its key, then SUMS."""
     key: sa.ColumnElement[Any] = sa.null()
     if by in ("day", "hour") and table is not usage_daily:
-        key = _quarter(table.c.began_at) if table is runs else table.c.hour
+        key = table.c.hour if _has_whole_hours(zone) else _quarter(runs.c.began_at)
     elif by:
         key = table.c[KEY_OF[by]]
-    counted: list[sa.ColumnElement[Any]] = (
-        [sa.func.count(), sa.func.sum(without_usage()), *(sa.func.sum(runs.c[name]) for name in COUNTERS), *costs.sums()]
-        if table is runs
-        else [sa.func.sum(table.c[name]) for name in SUMS]
-    )
-    if by == "label":
-        where &= runs.c.label.is_not(None)
+    counted = _of_runs() if table is runs else [sa.func.sum(table.c[name]) for name in SUMS]
     chosen = sa.select(key.label("key"), *counted).where(where)
     chosen = chosen.select_from(costs.joined) if table is runs else chosen
-    if by in ("session", "label"):
-        return chosen.group_by(key).order_by(sa.func.max(table.c.began_at).desc(), key)
     return chosen.group_by(key) if by else chosen
+
+
+def _of_runs() -> list[sa.ColumnElement[Any]]:
+    """SUMS over runs that are joined with their costs."""
+    counted = [sa.func.count(), sa.func.sum(without_usage()), *(sa.func.sum(runs.c[name]) for name in COUNTERS)]
+    return [*counted, *costs.sums()]
 
 
 def _quarter(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -140,23 +160,31 @@ def _group(by: str | None, key: Any, zone: tzinfo) -> Any:
     return key or None
 
 
-def _usage_of_sessions(connection: sa.Connection, by: str, limit: int | None) -> list[dict[str, Any]]:
+def _of_sessions(by: str) -> sa.Select[Any]:
+    """Sessions or labels with SUMS of all time, the latest first."""
     table = sessions.c
-    names = SUMS
     if by == "session":
-        chosen = sa.select(table.session_id, *(table[name] for name in names)).where(table.runs > 0)
-        chosen = chosen.order_by(table.last_started_at.desc(), table.session_id)
-    else:
-        chosen = sa.select(table.label, *(sa.func.sum(table[name]) for name in names)).where(
-            table.label.is_not(None), table.runs > 0
-        )
-        chosen = chosen.group_by(table.label).order_by(sa.func.max(table.last_started_at).desc(), table.label)
-    return [
-        _with_cost(
-            {KEY_OF[by]: key, **{name: None if value is None else int(value) for name, value in zip(names, values, strict=True)}}
-        )
-        for key, *values in connection.execute(chosen.limit(limit))
-    ]
+        chosen = sa.select(table.session_id, *(table[name] for name in SUMS)).where(table.runs > 0)
+        return chosen.order_by(table.last_started_at.desc(), table.session_id)
+    chosen = sa.select(table.label, *(sa.func.sum(table[name]) for name in SUMS))
+    chosen = chosen.where(table.label.is_not(None), table.runs > 0).group_by(table.label)
+    return chosen.order_by(sa.func.max(table.last_started_at).desc(), table.label)
+
+
+def _of_runs_between(
+    connection: sa.Connection, by: str, since: datetime | None, until: datetime | None, limit: int | None
+) -> sa.Select[Any]:
+    """Sessions or labels with SUMS over runs of some time, those of the latest runs first."""
+    where = database.between(runs.c.began_at, since, until)
+    # As an expression: by its index SQLite would go through the sessions of all time.
+    key = runs.c.session_id + "" if by == "session" else runs.c.label
+    latest_first = (sa.func.max(runs.c.began_at).desc(), key)
+    if by == "label":
+        where &= key.is_not(None)
+    elif limit is not None:
+        latest = sa.select(key).where(where).group_by(key).order_by(*latest_first).limit(limit)
+        where &= runs.c.session_id.in_(connection.execute(latest).scalars().all())
+    return sa.select(key, *_of_runs()).select_from(costs.joined).where(where).group_by(key).order_by(*latest_first)
 
 
 def failures(

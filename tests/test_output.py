@@ -245,6 +245,19 @@ def test_times_without_a_zone_are_of_the_zone_that_is_asked_for(filled: Path) ->
     assert runs("--since", "2026-05-29T00:00Z", "--tz", "Asia/Tokyo") == 0
 
 
+def test_a_table_of_sessions_has_the_latest_hundred_and_says_so(db: str) -> None:
+    engine = database.connect(db)
+    for number in range(101):
+        writing.write(engine, writing.on(f"thread_{number}", f"label {number}", number), writing.frames(said(id=f"run_{number}")))
+    engine.dispose()
+    for by in ("session", "label"):
+        done = recorder("usage", "--by", by, db=db)
+        assert len(done.stdout.splitlines()) == 1 + 100
+        assert done.stderr.decode() == "the latest 100 of more; --limit N shows N of them, --json and --csv all\n"
+        assert len(answer("usage", "--by", by, db=db)) == 101
+        assert recorder("usage", "--by", by, "--limit", "101", db=db).stderr == b""
+
+
 def test_a_table_of_failures_says_how_many_more_there_are(filled: Path) -> None:
     done = recorder("failures", "--limit", "1", db=filled)
     assert len(done.stdout.splitlines()) == 2

@@ -31,6 +31,9 @@ COLUMNS = (
 
 _BY_TIME = ("hour", "day")
 
+_LIMIT = 100
+"""Sessions or labels of a table: a log has tens of thousands."""
+
 
 @click.command("usage")
 @click.option("--by", type=click.Choice(reports.USAGE_BY), help="A row for each of these instead of one total.")
@@ -46,7 +49,10 @@ _BY_TIME = ("hour", "day")
     help="Whose days, hours and times those are: Europe/Oslo. Else UTC's.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Of sessions and labels the latest N, of others the first."
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Of sessions and labels the latest N (in a table {_LIMIT}, else all), of others the first.",
 )
 @click.option("--chart", is_flag=True, help="Bars of tokens, by model unless --by says otherwise; of time a line of blocks.")
 @json_option
@@ -64,10 +70,14 @@ def command(
     as_csv: bool,
 ) -> None:
     """Token usage of runs. A run that did not say its usage is counted as unknown and adds nothing."""
-    if chart and by is None and not (as_json or as_csv):
+    on_screen = not (as_json or as_csv)
+    if chart and by is None and on_screen:
         by = "model"
+    cut = limit is None and by in ("session", "label") and on_screen
     with opened(db, fresh=True) as engine, database.read(engine) as connection:
-        rows = reports.usage(connection, by, since, until, zone, limit)
+        rows = reports.usage(connection, by, since, until, zone, _LIMIT + 1 if cut else limit)
+    more = cut and len(rows) > _LIMIT
+    rows = rows[:_LIMIT] if cut else rows
     names = [*([reports.KEY_OF[by]] if by else []), "runs", "runs_without_usage", *COUNTERS, "cost_usd", "runs_without_cost"]
     if emitted(rows, rows, names, as_json, as_csv):
         return
@@ -77,6 +87,8 @@ def command(
         note("no runs")
     else:
         draw(_chart(rows, by, reports.KEY_OF[by]))
+    if more:
+        note(f"the latest {_LIMIT} of more; --limit N shows N of them, --json and --csv all")
 
 
 def _chart(rows: list[dict[str, Any]], by: str, key: str) -> list[charts.Line]:

@@ -249,8 +249,6 @@ def questions(of: Subjects) -> dict[str, Query]:
         "usage": usage,
         "usage --since HOUR": lambda connection: usage(connection, None, hour),
         "usage --since TIME": lambda connection: usage(connection, None, of.since),
-        "usage --by session, 50 of them": lambda connection: usage(connection, "session", limit=50),
-        "usage --by label, 50 of them": lambda connection: usage(connection, "label", limit=50),
         "failures": lambda connection: failures(connection, limit=100),
         "failures --since TIME": lambda connection: failures(connection, since=of.since, limit=100),
         "failures of a kind": lambda connection: failures(connection, kind="stalled", limit=100),
@@ -273,9 +271,12 @@ def questions(of: Subjects) -> dict[str, Query]:
         "an ID: last": lambda connection: queries.resolve(connection, "last"),
     }
     for by in reports.USAGE_BY:
-        asked[f"usage --by {by}"] = lambda connection, by=by: usage(connection, by)  # type: ignore[misc]
-        asked[f"usage --by {by} --since HOUR"] = lambda connection, by=by: usage(connection, by, hour)  # type: ignore[misc]
-        asked[f"usage --by {by} --since TIME"] = lambda connection, by=by: usage(connection, by, of.since)  # type: ignore[misc]
+        for name, since in (("", None), (" --since HOUR", hour), (" --since TIME", of.since)):
+            # Of sessions and labels what a table has of them.
+            limit = 101 if by in ("session", "label") else None
+            asked[f"usage --by {by}{name}"] = lambda connection, by=by, since=since, limit=limit: usage(  # type: ignore[misc]
+                connection, by, since, limit=limit
+            )
     for by in reports.FAILURES_BY:
         asked[f"failures --by {by}"] = lambda connection, by=by: failures(connection, by)  # type: ignore[misc]
     return asked
