@@ -19,15 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, dataset, log, reports
+from recorder import database, dataset, log
 from recorder.cli import main
 from recorder.collect.import_ import import_paths
 from recorder.database import metadata
 from recorder.projections import runner
-from recorder.projections.runs import COUNTERS
 from recorder.relations import BATCH, RELATIONS, Reader
 from recorder.sse import Frame
-from tests import writing
+from tests import duck, writing
 from tests.benchmarks import generated
 from tests.commands import Background, command, environment, output, recorder, until
 from tests.writing import BORN, DONE, said, stream_id
@@ -113,17 +112,6 @@ def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def by_day(folder: Path, name: str) -> dict[str, pa.Table]:
     """{day: its table} of a table or view in a folder of an export."""
     return {path.parent.name.removeprefix("day="): pq.ParquetFile(path).read() for path in sorted(folder.glob(f"{name}/*/*"))}
-
-
-def duck(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    """What DuckDB answers to a query about NAME, or several, read from a folder as README says."""
-    named = re.sub(
-        r"\b(FROM|JOIN) (\w+)",
-        lambda found: f"{found[1]} read_parquet('{folder}/{found[2]}/*/*.parquet', hive_partitioning = true)",
-        query,
-    )
-    with duckdb.connect() as connection:
-        return connection.execute(named).fetchall()
 
 
 # One table or view
@@ -333,42 +321,8 @@ def test_duckdb_reads_the_folder_as_it_is_and_gives_the_same_numbers(
     folder = folders[kind_of]
     engine = database.connect(urls[kind_of], create=False)
     with database.read(engine) as connection:
-        same_numbers(connection, folder)
+        duck.same_numbers(connection, folder)
     engine.dispose()
-
-
-def same_numbers(connection: sa.Connection, folder: Path) -> None:
-    """Assert that DuckDB gives the same as recorder's own questions, and as SQL."""
-    counted = ("runs", "runs_without_usage", *COUNTERS)
-    counters = ", ".join(f"sum({name})" for name in counted)
-    for by in ("model", "day", "protocol", "assistant"):
-        column = {"assistant": "assistant_id"}.get(by, by)
-        said = [tuple(row[name] for name in (column, *counted)) for row in reports.usage(connection, by)]
-        text = f"SELECT {column}::text, {counters} FROM v_usage_daily GROUP BY 1"
-        assert sorted(duck(folder, text), key=repr) == sorted(said, key=repr), by
-    (total,) = reports.usage(connection)
-    assert duck(folder, f"SELECT {counters} FROM v_usage_hourly") == [tuple(total[name] for name in counted)]
-    assert duck(folder, "SELECT count(*), sum(total_tokens) FROM v_runs") == [(total["runs"], total["total_tokens"])]
-    by_kind = {row["kind"]: row["runs"] for row in reports.failures(connection, "kind")}
-    assert dict(duck(folder, "SELECT kind, count(*) FROM v_failures GROUP BY 1")) == by_kind
-    for query in (
-        "SELECT model, day, sum(total_tokens) FROM v_usage_daily GROUP BY 1, 2",
-        "SELECT stream_id, count(*), sum(offset_us) FROM events GROUP BY 1",
-        "SELECT status, count(*) FROM runs GROUP BY 1",
-        "SELECT count(*), count(message_id), max(ordinal) FROM messages",
-        "SELECT r.model, s.type, count(*), sum(s.total_tokens)"
-        " FROM v_steps AS s JOIN v_runs AS r ON r.run_id = s.run_id GROUP BY 1, 2",
-        "SELECT name, sum(output_bytes), sum(failed) FROM v_tool_calls GROUP BY 1",
-    ):
-        asked = [tuple(number(value) for value in row) for row in connection.exec_driver_sql(query)]
-        assert sorted(([number(value) for value in row] for row in duck(folder, query)), key=repr) == sorted(
-            map(list, asked), key=repr
-        ), query
-
-
-def number(value: Any) -> Any:
-    """A value as every driver can give it: PostgreSQL sums to decimals, has UUIDs, and DuckDB a day as a date."""
-    return value if value is None or isinstance(value, (int, float)) else int(value) if hasattr(value, "as_tuple") else str(value)
 
 
 def test_the_shared_streams_say_the_same_in_duckdb(url: str, shared: Path, tmp_path: Path) -> None:
@@ -378,7 +332,7 @@ def test_the_shared_streams_say_the_same_in_duckdb(url: str, shared: Path, tmp_p
     output("export", "--all", "--format", "parquet", "-o", str(tmp_path / "out"), db=url)
     engine = database.connect(url, create=False)
     with database.read(engine) as connection:
-        same_numbers(connection, tmp_path / "out")
+        duck.same_numbers(connection, tmp_path / "out")
     engine.dispose()
 
 
@@ -518,7 +472,7 @@ def test_an_export_that_is_killed_leaves_nothing_torn(large: Path, tmp_path: Pat
     output(*args, str(folder), db=large)
     assert {path.name for path in folder.iterdir()} == set(RELATIONS)
     assert contents(folder) == whole
-    assert duck(folder, "SELECT count(*), count(DISTINCT stream_id) FROM events") == [(30_000, 150)]
+    assert duck.asked(folder, "SELECT count(*), count(DISTINCT stream_id) FROM events") == [(30_000, 150)]
 
 
 def files_in(folder: Path) -> int:
@@ -555,4 +509,4 @@ def test_two_exports_into_one_folder_do_not_mix(large: Path, tmp_path: Path) -> 
         assert first.wait() == 0
     if second.returncode:  # else it came when the first was done
         assert second.stderr.decode().startswith(f"error: another export is writing into {folder}; ")
-    assert duck(folder, "SELECT count(*) FROM events") == [(30_000,)]
+    assert duck.asked(folder, "SELECT count(*) FROM events") == [(30_000,)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from recorder import database, queries, reports, views
@@ -25,8 +27,9 @@ from recorder.projections.costs import costs
 from recorder.projections.runs import COUNTERS, runs, without_usage
 from recorder.projections.sessions import sessions
 from recorder.projections.usage import KEYS, usage_daily, usage_hourly, usage_totals
+from tests import duck
 from tests.benchmarks.bench import median, quantile
-from tests.commands import sqlite
+from tests.commands import recorder, sqlite
 from tests.population import making
 from tests.population.making import Planted, Population
 from tests.proofs.transfers import memory
@@ -99,6 +102,7 @@ def proved(url: str, note: Path, population: Callable[[], Population], calls: in
         yield as_planted(engine, planted)
         yield from right(engine)
         yield from _answered(engine, calls)
+        yield from _exported(engine, url)
     finally:
         engine.dispose()
 
@@ -314,6 +318,25 @@ def statements(of: Subjects) -> dict[str, Query]:
 
 def _executed(sql: str) -> Query:
     return lambda connection: connection.exec_driver_sql(sql.replace("%", "%%")).all()
+
+
+def _exported(engine: sa.Engine, url: str) -> Iterator[str]:
+    """All of it as Parquet, of which DuckDB gives the same numbers."""
+    with tempfile.TemporaryDirectory(prefix="recorder-proof-") as folder:
+        began = time.perf_counter()
+        done = recorder("export", "--all", "--format", "parquet", "-o", folder, db=url, patience=7200)
+        assert done.returncode == 0, done.stderr.decode()
+        took = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        rows = sum(pq.read_metadata(path).num_rows for path in files)
+        yield (
+            f"exported {rows:,} rows in {took:,.1f} s ({rows / took:,.0f} rows/s), peak {peak / 1e6:,.0f} MB:"
+            f" {len(files):,} files, {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB"
+        )
+        with database.read(engine) as connection:
+            duck.same_numbers(connection, Path(folder))
+        yield "DuckDB answers the same questions with the same numbers"
 
 
 def room(engine: sa.Engine) -> int:
