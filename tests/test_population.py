@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, jsontext, log, reports
+from recorder import database, jsontext, log, queries, reports
 from recorder.log import Row
 from recorder.projections import READ_MODEL, runner
 from recorder.projections.runs import COUNTERS, runs
@@ -108,6 +109,23 @@ def test_usage_of_a_time_is_the_sum_of_its_runs(engine: sa.Engine, planted: Plan
                 some = [run for run in chosen if by != "label" or run["label"]]  # which a run need not have
                 assert shown == sums_by(by, some) or (not some and not any(shown.get(None, ()))), (by, since, until)
                 assert reports.usage(connection, by, since, until, limit=3) == found[:3]
+
+
+def test_sessions_that_have_a_run_of_a_kind(engine: sa.Engine, planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sessions whether they are found among the latest, or by an index of runs."""
+    with database.read(engine) as connection:
+        every = connection.execute(sa.select(runs)).mappings().all()
+        said = [{**run, "status": "unknown" if run["state"] == "unknown" else run["status"]} for run in every]
+        ordered = [row["session_id"] for row in queries.list_sessions(connection, limit=len(every))]
+        wanted = [{"status": status} for status in {run["status"] for run in said}]
+        wanted += [{"model": model} for model in {run["model"] for run in said} if model]
+        wanted += [{"model": wanted[-1]["model"], "status": "completed"}, {"model": "none"}, {"status": "none"}]
+        for given, latest, limit in itertools.product(wanted, (1, 20, 1000), (1, 2, 50)):
+            monkeypatch.setattr(queries, "_LATEST", latest)
+            having = [{run["session_id"] for run in said if run[name] == value} for name, value in given.items()]
+            expected = [session_id for session_id in ordered if all(session_id in some for some in having)]
+            found = queries.list_sessions(connection, **given, limit=limit)
+            assert [row["session_id"] for row in found] == expected[:limit], (given, latest, limit)
 
 
 def sums_by(by: str | None, chosen: list[Any]) -> dict[Any, list[int | None]]:
