@@ -21,6 +21,7 @@ from recorder import database, log, queries, reports
 from recorder.collect.import_ import import_paths
 from recorder.database import metadata
 from recorder.projections import runner
+from recorder.projections.verify import verify
 from recorder.views import VIEWS
 from tests.population import making
 from tests.population.making import Population
@@ -217,3 +218,30 @@ def test_what_is_new_costs_the_same_in_a_log_of_ten_times_the_size(tmp_path: Pat
         }
         assert grown == {}, what
     assert sum(large["catch_up"].values()) > 10_000 > sum(large["catch_up again"].values())
+
+
+def test_postgresql_compares_no_two_tables_row_by_row(postgresql_url: str) -> None:
+    """A subplan is run for each row, or hashed as long as it fits in memory: with many rows it does not."""
+    engine = database.engine(postgresql_url, create=True)
+    database.check(engine, upgrade=True)
+    write(engine, stream(0), frames(said()))
+    sent: dict[str, Any] = {}
+
+    def note(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool) -> None:
+        if statement.startswith(("SELECT", "DELETE", "UPDATE", "INSERT")):
+            sent[statement] = parameters[0] if executemany else parameters
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    runner.catch_up(engine)
+    runner.rebuild(engine)
+    assert verify(engine).problems == []
+    runner.erase(engine, [stream(0).stream_id])
+    sa.event.remove(engine, "before_cursor_execute", note)
+    assert len(sent) > 50
+    with database.read(engine) as connection:
+        plans = {
+            statement: "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+            for statement, parameters in sent.items()
+        }
+    engine.dispose()
+    assert {statement: plan for statement, plan in plans.items() if "SubPlan" in plan} == {}

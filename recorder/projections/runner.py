@@ -232,11 +232,12 @@ def _sweep(engine: sa.Engine) -> None:
         *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
         (costs.costs, costs.costs.c.run_key, runs.c.run_key),
     ):
+        stray = ~sa.exists().where(supported == column)  # NOT IN would have PostgreSQL go through all of them for each
         with database.read(engine) as connection:
-            strays = set(connection.execute(sa.select(column).where(column.not_in(sa.select(supported))).distinct()).scalars())
+            strays = set(connection.execute(sa.select(column).where(stray).distinct()).scalars())
         for some in slices(strays, 500):
             with database.write(engine) as connection:
-                connection.execute(table.delete().where(column.in_(some), column.not_in(sa.select(supported))))
+                connection.execute(table.delete().where(column.in_(some), stray))
     with database.read(engine) as connection:
         known = set(connection.execute(sa.select(sessions.sessions.c.session_id)).scalars())
         known.update(connection.execute(sa.select(session_streams.c.session_id).distinct()).scalars())

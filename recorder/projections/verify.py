@@ -176,9 +176,10 @@ def _strays(connection: sa.Connection) -> list[str]:
     """Rows of the log tables that belong to no stream that has a head."""
     found = []
     for table in (streams, events, checkpoints):
-        stray = sa.select(table.c.stream_id).where(table.c.stream_id.not_in(sa.select(heads.c.stream_id))).distinct().limit(5)
+        column = table.c.stream_id
+        stray = sa.select(column).where(~sa.exists().where(heads.c.stream_id == column)).distinct().limit(5)
         if table is streams:  # a stream is inserted before its first event: one without any is not amiss
-            stray = stray.where(streams.c.stream_id.in_(sa.select(events.c.stream_id)))
+            stray = stray.where(sa.exists().where(events.c.stream_id == column))
         found += [f"{table.name}: stream {stream_id} has no head" for stream_id in connection.execute(stray).scalars()]
     old = connection.execute(
         sa.select(sa.func.count()).select_from(folds).where(folds.c.fold_version != FOLD_VERSION)
