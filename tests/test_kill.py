@@ -22,6 +22,8 @@ from tests.upstream import PATIENCE, SSE, Asked, Upstream, Wire
 pytestmark = pytest.mark.slow
 
 SEED = 20_261_122
+
+WORDS = 100_000  # enough to be killed amidst
 PACE = 0.004  # seconds from event to event
 LOST = 25  # events: 100 ms at this pace
 
@@ -114,11 +116,11 @@ def killed(*args: str, db: Path, after: float) -> bool:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stream of 200,000 events: runs that say many words."""
+    """A stream of that many events and a few: a run that says many words."""
     file = tmp_path_factory.mktemp("large") / "large.sse"
     said = writing.encoded(writing.said("hello there", usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3})[:4])
     delta = writing.encoded([writing.text_delta("x", id="msg_of_run_1")])
-    file.write_bytes(said + delta * 200_000 + writing.encoded([writing.DONE]))
+    file.write_bytes(said + delta * WORDS + writing.encoded([writing.DONE]))
     return file
 
 
@@ -131,7 +133,7 @@ def test_an_import_killed_half_way_is_completed_by_the_next(tmp_path: Path, larg
     if file.exists():
         recorder("verify", db=file)
     rows = answer("import", str(large), db=file)
-    assert rows[0]["events"] == 200_005
+    assert rows[0]["events"] == WORDS + 5
     verified(file)
     stream_id = rows[0]["stream_id"]
     assert output("export", stream_id, "--format", "sse", db=file) == large.read_bytes()
@@ -179,5 +181,5 @@ def test_a_delete_killed_at_any_moment_is_whole_or_did_nothing(tmp_path: Path, l
             head = log.head(connection, rows[0]["stream_id"])
             left = log.read(connection, rows[0]["stream_id"])
         engine.dispose()
-        assert len(left) in (0, 200_006)
+        assert len(left) in (0, WORDS + 6)
         assert (head is None) == (left == [])

@@ -301,7 +301,7 @@ def test_children_that_record_nothing_harm_nothing(either: str, asking: str) -> 
 
 @slow
 def test_a_fork_in_the_midst_of_closing_loses_nothing(db: str, asking: str) -> None:
-    said, errors = played("closing_while_forking", db, asking, "100")
+    said, errors = played("closing_while_forking", db, asking, "50")
     check(db, said)
     assert errors == ""
 
