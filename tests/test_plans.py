@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -95,12 +95,25 @@ WHOLE: dict[str, set[str]] = {}
 """The tables that a question reads whole all the same, and may."""
 
 
-@pytest.fixture
-def filled(engine: sa.Engine) -> sa.Engine:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
+    """A database with two runs, of either kind, for all the questions."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/x.db"
+    else:
+        server = request.getfixturevalue("postgresql_server")
+        made = database.engine(server("postgres"), create=True).execution_options(isolation_level="AUTOCOMMIT")
+        with made.connect() as connection:
+            connection.exec_driver_sql("CREATE DATABASE plans")
+        made.dispose()
+        url = server("plans")
+    engine = database.engine(url, create=True)
+    database.check(engine, upgrade=True)
     write(engine, stream(0), frames(said()))
     write(engine, stream(1), frames(asked("run_2")))
     runner.catch_up(engine)
-    return engine
+    yield engine
+    engine.dispose()
 
 
 def statements(connection: sa.Connection, query: Query) -> list[tuple[str, Any]]:

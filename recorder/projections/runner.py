@@ -38,6 +38,8 @@ STEP_EVENTS = 20_000
 
 _PROJECTED = pending.delete().where(pending.c.stream_id == sa.bindparam("id"), pending.c.position <= sa.bindparam("reached"))
 
+_FIRST = "00000000-0000-0000-0000-000000000000"  # before every stream_id
+
 _LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
 
 Progress = Callable[[int], None]
@@ -91,10 +93,10 @@ def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
     """
     known = prices.load()
     with only_projector(engine):
-        after: str | None = ""
-        while after is not None:
+        ids = [_FIRST]
+        while ids:
             with database.write(engine) as connection:
-                after = _reset(connection, after)
+                ids = _reset(connection, after=ids[-1])
     done = catch_up(engine, progress)
     with only_projector(engine):
         _sweep(engine)
@@ -203,15 +205,12 @@ def _refold_old_versions(engine: sa.Engine) -> None:
             _queue(connection, ids)
 
 
-def _reset(connection: sa.Connection, after: str) -> str | None:
-    """Queue the next streams for projection from their start; the last of them, or None where there was none left."""
-    ids = list(
-        connection.execute(
-            sa.select(heads.c.stream_id).where(sa.cast(heads.c.stream_id, sa.Text) > after).order_by(heads.c.stream_id).limit(500)
-        ).scalars()
-    )
+def _reset(connection: sa.Connection, after: str) -> list[str]:
+    """Queue the next streams for projection from their start; which those are."""
+    column = heads.c.stream_id
+    ids = list(connection.execute(sa.select(column).where(column > after).order_by(column).limit(500)).scalars())
     _queue(connection, ids)
-    return ids[-1] if ids else None
+    return ids
 
 
 def _queue(connection: sa.Connection, ids: list[str]) -> None:
