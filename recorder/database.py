@@ -18,7 +18,6 @@ from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects import postgresql
 
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 
@@ -32,7 +31,7 @@ PAGE_SIZE = 8192  # bytes; measured: rows of some 300 bytes take less room than 
 
 metadata = sa.MetaData()
 
-StreamID = sa.Text().with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+StreamID = sa.Text().with_variant(sa.Uuid(as_uuid=False), "postgresql")
 """A UUIDv7 in its 36 characters; PostgreSQL keeps it in 16 bytes."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 from recorder import database, jsontext, sse
 from recorder.bodies import is_lines
@@ -188,6 +188,8 @@ def insert_missing(connection: sa.Connection, table: sa.Table) -> Any:
     """INSERT … ON CONFLICT DO NOTHING; made from a SELECT, it wants a WHERE there (SQLite's grammar)."""
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects import postgresql  # all its drivers' dialects: every command on a SQLite file would load them
+
     return postgresql.insert(table).on_conflict_do_nothing()
 
 
