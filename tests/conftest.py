@@ -92,6 +92,21 @@ def postgresql_url(postgresql_server: Callable[[str], str], request: pytest.Fixt
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a database of either kind with the current schema, for all tests of a module."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('module')}/x.db"
+        database.connect(url).dispose()
+        return url
+    server, template = (request.getfixturevalue(f"postgresql_{name}") for name in ("server", "template"))
+    name = f"recorder_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    made: str = server(name)
+    return made
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of a SQLite file that does not exist yet."""

@@ -95,20 +95,10 @@ WHOLE: dict[str, set[str]] = {}
 """The tables that a question reads whole all the same, and may."""
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
-    """A database with two runs, of either kind, for all the questions."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/x.db"
-    else:
-        server = request.getfixturevalue("postgresql_server")
-        made = database.engine(server("postgres"), create=True).execution_options(isolation_level="AUTOCOMMIT")
-        with made.connect() as connection:
-            connection.exec_driver_sql("CREATE DATABASE plans")
-        made.dispose()
-        url = server("plans")
-    engine = database.engine(url, create=True)
-    database.check(engine, upgrade=True)
+@pytest.fixture(scope="module")
+def filled(module_url: str) -> Iterator[sa.Engine]:
+    """A database with two runs, for all the questions."""
+    engine = database.engine(module_url, create=True)
     write(engine, stream(0), frames(said()))
     write(engine, stream(1), frames(asked("run_2")))
     runner.catch_up(engine)

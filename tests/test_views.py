@@ -29,25 +29,15 @@ FOLDERS = ("assistants", "chat", "responses", "anthropic", "sessions")
 Ask = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def ask(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ask:
+@pytest.fixture(scope="module")
+def ask(module_url: str) -> Ask:
     """recorder on a database with what the README's examples are asked of, imported by the commands that it shows."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('views')}/x.db"
-    else:
-        server = request.getfixturevalue("postgresql_server")
-        made = database.engine(server("postgres"), create=True).execution_options(isolation_level="AUTOCOMMIT")
-        with made.connect() as connection:
-            connection.exec_driver_sql("CREATE DATABASE views")
-        made.dispose()
-        url = server("views")
-        assert recorder("db", "upgrade", db=url).returncode == 0
     commands = re.findall(r"^recorder (import .*)$", CHAPTER, re.MULTILINE)
     assert commands
     for line in commands:
         words = [str(ROOT / word) if word.startswith("fixtures/") else word for word in shlex.split(line, comments=True)]
-        assert recorder(*words, db=url).returncode == 0
-    return lambda *args: recorder(*args, db=url)
+        assert recorder(*words, db=module_url).returncode == 0
+    return lambda *args: recorder(*args, db=module_url)
 
 
 @pytest.fixture
