@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from recorder import database
 from recorder.projections import costs
 from recorder.projections.failures import failures as failure_rows
-from recorder.projections.runs import COUNTERS, runs, without_usage
+from recorder.projections.runs import runs
 from recorder.projections.sessions import sessions
-from recorder.projections.usage import SUMS, usage_daily, usage_hourly, usage_totals
+from recorder.projections.usage import SUMS, sums_of_runs, usage_daily, usage_hourly, usage_totals
 from recorder.queries import json_value
 
 USAGE_BY = ("model", "assistant", "day", "hour", "protocol", "session", "label")
@@ -76,6 +76,8 @@ def _usage_sources(
 
     From runs alone where hours that are not UTC's are asked for.
     """
+    if since is not None and since > _LAST_DAY:
+        return [(runs, database.between(runs.c.began_at, since, until))]
     hours = (_next(since, _HOUR), _floor(until, _HOUR))
     if _is_empty(*hours) or (by in ("day", "hour") and not _has_whole_hours(zone)):
         return [(runs, database.between(runs.c.began_at, since, until))]
@@ -107,6 +109,7 @@ def _is_empty(since: datetime | None, until: datetime | None) -> bool:
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 _YEAR_1 = datetime(1, 1, 1, tzinfo=UTC)
+_LAST_DAY = datetime(9999, 12, 31, tzinfo=UTC)  # after which no other begins
 
 
 def _floor(at: datetime | None, unit: timedelta) -> datetime | None:
@@ -132,16 +135,10 @@ def _sums_of(table: sa.Table, by: str | None, where: sa.ColumnElement[bool], zon
         key = table.c.hour if _has_whole_hours(zone) else _quarter(runs.c.began_at)
     elif by:
         key = table.c[KEY_OF[by]]
-    counted = _of_runs() if table is runs else [sa.func.sum(table.c[name]) for name in SUMS]
+    counted = sums_of_runs() if table is runs else [sa.func.sum(table.c[name]) for name in SUMS]
     chosen = sa.select(key.label("key"), *counted).where(where)
     chosen = chosen.select_from(costs.joined) if table is runs else chosen
     return chosen.group_by(key) if by else chosen
-
-
-def _of_runs() -> list[sa.ColumnElement[Any]]:
-    """SUMS over runs that are joined with their costs."""
-    counted = [sa.func.count(), sa.func.sum(without_usage()), *(sa.func.sum(runs.c[name]) for name in COUNTERS)]
-    return [*counted, *costs.sums()]
 
 
 def _quarter(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
@@ -184,7 +181,7 @@ def _of_runs_between(
     elif limit is not None:
         latest = sa.select(key).where(where).group_by(key).order_by(*latest_first).limit(limit)
         where &= runs.c.session_id.in_(connection.execute(latest).scalars().all())
-    return sa.select(key, *_of_runs()).select_from(costs.joined).where(where).group_by(key).order_by(*latest_first)
+    return sa.select(key, *sums_of_runs()).select_from(costs.joined).where(where).group_by(key).order_by(*latest_first)
 
 
 def failures(

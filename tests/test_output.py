@@ -245,6 +245,17 @@ def test_times_without_a_zone_are_of_the_zone_that_is_asked_for(filled: Path) ->
     assert runs("--since", "2026-05-29T00:00Z", "--tz", "Asia/Tokyo") == 0
 
 
+def test_the_ends_of_the_calendar_are_times(filled: Path) -> None:
+    (everything,) = answer("usage", db=filled)
+    for by in ((), ("--by", "day"), ("--by", "model")):
+        assert answer("usage", *by, "--since", "0001-01-01", "--until", "9999-12-31T23:59:59", db=filled) == answer(
+            "usage", *by, db=filled
+        )
+    assert everything["runs"]
+    for late in ("9999-12-31", "9999-12-31T00:30", "9999-12-31T23:30"):
+        assert [row["runs"] for row in answer("usage", "--since", late, db=filled)] == [0]
+
+
 def test_a_table_of_sessions_has_the_latest_hundred_and_says_so(db: str) -> None:
     engine = database.connect(db)
     for number in range(101):

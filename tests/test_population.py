@@ -107,7 +107,8 @@ def test_usage_of_a_time_is_the_sum_of_its_runs(engine: sa.Engine, planted: Plan
                 shown = {row[reports.KEY_OF[by]] if by else None: [row[name] for name in ("runs", *COUNTERS)] for row in found}
                 assert len(shown) == len(found)
                 some = [run for run in chosen if by != "label" or run["label"]]  # which a run need not have
-                assert shown == sums_by(by, some) or (not some and not any(shown.get(None, ()))), (by, since, until)
+                expected = sums_by(by, some) or ({None: [0, *[None] * len(COUNTERS)]} if by is None else {})
+                assert shown == expected, (by, since, until)
                 assert reports.usage(connection, by, since, until, limit=3) == found[:3]
 
 

@@ -16,4 +16,4 @@ TESTS = Path(__file__).parent
 def test_a_test_that_is_thinned_is_there(test: str) -> None:
     file, _, name = test.partition("::")
     assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(encoding="utf-8"), re.MULTILINE)
-    assert EVERY[test] != 1
+    assert EVERY[test] == 0 or EVERY[test] > 1

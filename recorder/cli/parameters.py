@@ -39,9 +39,10 @@ class When(click.ParamType[datetime]):
             self.fail(f"{value!r} is no time; write 2026-11-22, 2026-11-22T10:30, or how long ago: 90m, 24h, 7d")
         if parsed.tzinfo is None:
             parsed = parsed.replace(tzinfo=UTC if ctx is None else ctx.params.get("zone", UTC))  # --tz is taken first
-        if not 1 < parsed.year < 9999:  # another zone, or the next day, would lie beyond the calendar
-            self.fail(f"{value!r} is no time that anything here can have")
-        return parsed.astimezone(UTC)
+        try:
+            return parsed.astimezone(UTC)
+        except OverflowError:
+            self.fail(f"{value!r} lies beyond the calendar in UTC")
 
 
 class Zone(click.ParamType[tzinfo]):

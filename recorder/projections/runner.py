@@ -38,8 +38,6 @@ STEP_EVENTS = 20_000
 
 _PROJECTED = pending.delete().where(pending.c.stream_id == sa.bindparam("id"), pending.c.position <= sa.bindparam("reached"))
 
-_FIRST = "00000000-0000-0000-0000-000000000000"  # before every stream_id
-
 _LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
 
 Progress = Callable[[int], None]
@@ -93,10 +91,12 @@ def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
     """
     known = prices.load()
     with only_projector(engine):
-        ids = [_FIRST]
-        while ids:
+        after: str | None = None
+        while True:
             with database.write(engine) as connection:
-                ids = _reset(connection, after=ids[-1])
+                after = _reset(connection, after)
+            if after is None:
+                break
     done = catch_up(engine, progress)
     with only_projector(engine):
         _sweep(engine)
@@ -205,12 +205,13 @@ def _refold_old_versions(engine: sa.Engine) -> None:
             _queue(connection, ids)
 
 
-def _reset(connection: sa.Connection, after: str) -> list[str]:
-    """Queue the next streams for projection from their start; which those are."""
+def _reset(connection: sa.Connection, after: str | None) -> str | None:
+    """Queue the next streams for projection from their start; the last of them, or None where there was none left."""
     column = heads.c.stream_id
-    ids = list(connection.execute(sa.select(column).where(column > after).order_by(column).limit(500)).scalars())
+    further = sa.true() if after is None else column > after
+    ids = list(connection.execute(sa.select(column).where(further).order_by(column).limit(500)).scalars())
     _queue(connection, ids)
-    return ids
+    return ids[-1] if ids else None
 
 
 def _queue(connection: sa.Connection, ids: list[str]) -> None:

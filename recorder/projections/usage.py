@@ -54,7 +54,7 @@ def apply(connection: sa.Connection, hours: set[datetime]) -> None:
         usage_hourly.c.hour.in_(at),
         [runs.c.hour, *own],
         runs.c.hour.in_(at),
-        _of_runs(),
+        sums_of_runs(),
         of=costs.joined,
     )
     of_hours = [usage_hourly.c[name] for name in SUMS]
@@ -73,8 +73,8 @@ def apply(connection: sa.Connection, hours: set[datetime]) -> None:
         _replace(connection, usage_daily, usage_daily.c.day == text, [sa.literal(text), *by], its, list(map(_sum, of_hours)), by)
 
 
-def _of_runs() -> list[sa.ColumnElement[Any]]:
-    """The counters over runs: a sum of no known value is null, not 0."""
+def sums_of_runs() -> list[sa.ColumnElement[Any]]:
+    """SUMS over runs that are joined with their costs: a sum of no known value is null, not 0."""
     counted = [sa.func.count(), sa.func.sum(without_usage()), *(_sum(runs.c[name]) for name in COUNTERS)]
     return [*counted, *costs.sums()]
 
