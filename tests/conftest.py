@@ -26,6 +26,11 @@ from tests import thinning
 from tests.clients import KINDS, Kind
 from tests.upstream import Upstream
 
+OWN = [
+    str(Path(__file__).parents[1] / "fixtures" / name) for name in ("assistants", "chat", "responses", "anthropic", "sessions")
+]
+"""The folders of the project's own streams, to be imported."""
+
 SHARED = Path(__file__).parents[1] / ".." / "shared"
 """Streams and references that lie beside the project, not in it."""
 

@@ -23,6 +23,7 @@ from recorder.collect.import_ import import_paths
 from recorder.collect.lease import writers
 from recorder.errors import DatabaseError, ReadOnlyError
 from recorder.projections import PRICED, PROJECTED, WORKING, runner
+from tests.conftest import OWN
 
 
 def alembic_config() -> Config:
@@ -46,9 +47,6 @@ def sqlite_file(path: Path, script: str) -> None:
         connection.executescript(script)
 
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-
-
 # The schema.
 
 
@@ -56,7 +54,7 @@ def test_foreign_keys_of_a_file_lead_where_they_say(tmp_path: Path) -> None:
     """For tools that follow them. Nothing enforces them, and all that recorder writes keeps them."""
     url = f"sqlite:///{tmp_path}/x.db"
     engine = database.connect(url)
-    import_paths(engine, [str(FIXTURES / name) for name in ("assistants", "chat", "responses", "anthropic", "sessions")])
+    import_paths(engine, OWN)
     runner.catch_up(engine)
     with engine.connect() as connection:
         known = {name: connection.exec_driver_sql(f"PRAGMA foreign_key_list({name})").all() for name in database.metadata.tables}

@@ -23,6 +23,7 @@ from recorder.database import metadata
 from recorder.projections import runner
 from recorder.projections.verify import verify
 from recorder.views import VIEWS
+from tests.conftest import OWN
 from tests.population import making
 from tests.population.making import Population
 from tests.writing import asked, frames, said, stream, write
@@ -174,9 +175,6 @@ def test_no_view_reads_the_events(filled: sa.Engine, name: str) -> None:
     assert not read & {table.name for table in log.LOG_TABLES}
 
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-FOLDERS = ("assistants", "chat", "responses", "anthropic", "sessions")
-
 TICK = 10
 """Instructions of SQLite's machine that are counted as one."""
 
@@ -202,7 +200,7 @@ def worked(path: Path, runs: int) -> dict[str, dict[str, int]]:
 
     sa.event.listen(engine, "connect", listen)
     sa.event.listen(engine, "before_cursor_execute", note)
-    imported = import_paths(engine, [str(FIXTURES / name) for name in FOLDERS])
+    imported = import_paths(engine, OWN)
     for at[0] in ("catch_up", "catch_up again"):
         runner.catch_up(engine)
     at[0] = "erase"

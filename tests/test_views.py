@@ -18,13 +18,12 @@ from recorder.projections import runner
 from recorder.protocols.failure import KINDS
 from recorder.views import VIEWS
 from tests.commands import recorder
+from tests.conftest import OWN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 CHAPTER = README.partition("\n## Asking SQL\n")[2].partition("\n## ")[0]
 EXAMPLES = re.findall(r"^### (\w+)\n.*?^```sql\n(.*?)^```\n\n```\n(.*?)^```$", CHAPTER, re.MULTILINE | re.DOTALL)
-
-FOLDERS = ("assistants", "chat", "responses", "anthropic", "sessions")
 
 Ask = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -47,7 +46,7 @@ def both(sqlite_url: str, postgresql_url: str) -> Iterator[list[sa.Engine]]:
     for url in (sqlite_url, postgresql_url):
         engine = database.engine(url, create=True)
         database.check(engine, upgrade=True)
-        import_paths(engine, [str(ROOT / "fixtures" / name) for name in FOLDERS])
+        import_paths(engine, OWN)
         runner.catch_up(engine)
         found.append(engine)
     yield found
