@@ -99,8 +99,11 @@ def test_usage_of_a_time_is_the_sum_of_its_runs(engine: sa.Engine, planted: Plan
     hours += [(5.3, 5.8), (5.3, 6.4), (5.3, 6), (5, 6.2), (22.5, 24), (22.5, 25.5), (23.5, 48.25), (24.1, None), (None, 23.99)]
     with database.read(engine) as connection:
         every = connection.execute(sa.select(runs)).mappings().all()
-        for first, last in hours:
-            since, until = (None if hour is None else day + timedelta(hours=hour) for hour in (first, last))
+        times = [tuple(None if hour is None else day + timedelta(hours=hour) for hour in pair) for pair in hours]
+        moment, later = every[0]["began_at"], every[-1]["began_at"] + timedelta(seconds=1)
+        for at in (moment, moment + timedelta(microseconds=1)):  # in the midst of an hour, with this run and without it
+            times += [(at, None), (None, at), (at, later), (at, at + timedelta(minutes=1))]
+        for since, until in times:
             chosen = [run for run in every if (not since or run["began_at"] >= since) and (not until or run["began_at"] < until)]
             for by in (None, *reports.USAGE_BY):
                 found = reports.usage(connection, by, since, until)
