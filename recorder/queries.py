@@ -5,6 +5,7 @@ Functions take a Connection first and return plain JSON values: dicts with the A
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,8 @@ from recorder.projections.anomalies import anomalies
 from recorder.projections.folds import folds, request_of, source_of
 from recorder.projections.messages import messages
 from recorder.projections.run_steps import run_steps, tool_calls
+from recorder.projections.runs import later, runs
 from recorder.projections.runs import name as indexed
-from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams, sessions
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
@@ -348,14 +349,25 @@ def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[s
     return sorted(found.values(), key=lambda session: str(session["first"]))
 
 
-def recent_events(connection: sa.Connection, limit: int) -> list[tuple[str, log.Event]]:
-    """The last events of the stream that was recorded last, oldest first."""
-    latest = sa.select(streams.c.stream_id).order_by(streams.c.recorded_at.desc(), streams.c.stream_id.desc()).limit(1)
-    stream_id = connection.execute(latest).scalar()
-    head = log.head(connection, stream_id) if stream_id else None
-    if stream_id is None or head is None:
-        return []
-    return [(stream_id, event) for event in log.read(connection, stream_id, head.position - limit)]
+def recent_events(connection: sa.Connection, limit: int, stream_ids: list[str] | None = None) -> list[tuple[str, log.Event]]:
+    """The last events of these streams, or of the stream that was recorded last, in the order in which they came."""
+    if stream_ids is None:
+        latest = sa.select(streams.c.stream_id).order_by(streams.c.recorded_at.desc(), streams.c.stream_id.desc()).limit(1)
+        stream_ids = list(connection.execute(latest).scalars())
+    columns = session_streams.c
+    spoke: list[tuple[datetime, str]] = []  # when each stream spoke last
+    for some in database.slices(stream_ids) if len(stream_ids) > 1 else ():
+        chosen = sa.select(columns.stream_id, columns.started_at, columns.last_us).where(columns.stream_id.in_(some))
+        spoke += [(later(at, last_us), stream_id) for stream_id, at, last_us in connection.execute(chosen)]
+    nearest = [stream_id for _, stream_id in sorted(spoke)[-limit:]] or stream_ids  # the last events are of the last that spoke
+    began = {stream_id: stream.started_at for stream_id, stream in log.get_streams(connection, nearest).items()}
+    last = []
+    for stream_id in sorted(began, key=lambda id: (began[id], id)):
+        head = log.head(connection, stream_id)
+        events = [] if head is None else log.read(connection, stream_id, head.position - limit)
+        last.append([(later(began[stream_id], event.offset_us), stream_id, event) for event in events])
+    came = heapq.merge(*last, key=lambda each: each[0])  # each stream's events stay in their order, whatever its clock did
+    return [(stream_id, event) for _, stream_id, event in came][-limit:]
 
 
 def json_row(row: sa.RowMapping) -> dict[str, Any]:

@@ -228,6 +228,16 @@ def test_tail_prints_json_lines(run: Run, filled: Path) -> None:
     assert len(run("tail", stream_id(0), "-n", "99", "--json").out.splitlines()) == 11
 
 
+def test_tail_of_several_streams_has_the_last_events_of_all_in_the_order_in_which_they_came(run: Run, file: Path) -> None:
+    engine = database.connect(sqlite(file))
+    for number, started in ((1, 0.0), (2, 2.0), (3, 1.0)):
+        shown = [writing.Frame("e", f"{number}/{at}", None, at * 1_000_000) for at in range(4)]
+        writing.write(engine, writing.stream(number, label="several", started=started), shown)
+    engine.dispose()
+    found = [strictly(line)["data"] for line in run("tail", "several", "-n", "5", "--json").out.splitlines()]
+    assert found == ["3/2", "2/1", "3/3", "2/2", "2/3"]
+
+
 def test_show_has_what_is_promised(run: Run, filled: Path) -> None:
     shown = strictly(run("show", "run_1", "--json").out)
     assert {"id", "status", "model", "usage", "steps", "messages", "streams", "protocol", "anomalies"} <= set(shown)

@@ -34,22 +34,20 @@ def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) ->
     with opened(db, fresh=bool(id)) as engine:
         seen: dict[str, int] = {}
         with database.read(engine) as connection:
-            only = set(queries.streams_of(connection, queries.resolve(connection, id))) if id else None
+            only = queries.streams_of(connection, queries.resolve(connection, id)) if id else None
             began = datetime.now(UTC)
-            if only:
-                found = [(key, event) for key in only for event in log.read(connection, key)]
-            else:
-                found = queries.recent_events(connection, lines)
+            found = queries.recent_events(connection, lines, only) if lines else []
             seen.update(log.open_heads(connection, began - _MARGIN))
-        for key, event in found[len(found) - lines :] if lines else []:
+        for key, event in found:
             _print(key, event, as_json)
         with contextlib.suppress(KeyboardInterrupt):
+            mine = None if only is None else frozenset(only)
             while follow:
                 time.sleep(_POLL_SECONDS)
                 with database.read(engine) as connection:
                     new = log.tail(connection, seen, began - _MARGIN)
                 for key, event in new:
-                    if only is None or key in only:
+                    if mine is None or key in mine:
                         _print(key, event, as_json)
 
 

@@ -33,7 +33,7 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "chat"
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 ANSWERS_LIMIT = 128
 """Outputs of a request that are looked at, and calls that an id is looked for among: more than one completion makes at once."""
@@ -328,23 +328,23 @@ def _on_delta(part: Part, spot: Spot, message: Entity, delta: Object, finished: 
         part.anomaly(spot.position, "delta_after_end", f"choice {spot.choice}: a delta after its whole message")
         return
     rest: Object = {}
-    grown: set[str] = set()  # the kinds of steps whose texts grew
+    grown: dict[str, None] = {}  # the kinds of steps whose texts grew, in the order in which they did: a state must not vary
     for key, found in delta.items():
         if found is None:
             continue
         if key in STREAMED and type(found) is str:
             if _add(message, key, found):
-                grown.add("reasoning" if key in REASONING else "message_creation")
+                grown["reasoning" if key in REASONING else "message_creation"] = None
         elif key == "content" and isinstance(found, list):
             if _on_parts(message, found):
-                grown.add("message_creation")
+                grown["message_creation"] = None
         elif key == "tool_calls" and isinstance(found, list):
             if _on_calls(part, spot, found):
-                grown.add("tool_calls")
+                grown["tool_calls"] = None
         elif key == "function_call" and isinstance(found, dict):
             call = part.family(f"calls/{spot.choice}").setdefault("function_call", Entity(spot.position))
             if _on_body(call, found, "arguments"):
-                grown.add("tool_calls")
+                grown["tool_calls"] = None
         elif isinstance(found, list) and not any(isinstance(entry, dict) and "index" in entry for entry in found):
             message.object.setdefault(key, []).extend(found)
         else:
@@ -352,7 +352,7 @@ def _on_delta(part: Part, spot: Spot, message: Entity, delta: Object, finished: 
     if rest:
         deltas.merge(message.delta, rest, _INNER, _unheard)
         if "audio" in rest:
-            grown.add("message_creation")
+            grown["message_creation"] = None
     if grown and part.first_delta_us is None:
         part.first_delta_us = spot.offset_us
     if "message_creation" in grown and part.first_text_us is None:
