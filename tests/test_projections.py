@@ -343,6 +343,26 @@ def test_an_event_at_a_time_gives_the_same_tables_as_all_at_once(engine: sa.Engi
     same_as_rebuilt(engine)
 
 
+@pytest.mark.parametrize("projected", [0, 2])
+def test_a_projector_that_was_overtaken_writes_nothing_over_what_is_newer(engine: sa.Engine, projected: int) -> None:
+    told = frames(said())
+    write(engine, stream(1), told[:2])
+    if projected:
+        runner.catch_up(engine)
+    write(engine, stream(1), told[2:4], 2)
+    with database.read(engine) as connection:
+        waiting = runner._waiting(connection, 10)
+    slow, _ = runner._fold(engine, waiting, None)  # one projector has read and folded these, and then waits for the lock …
+    write(engine, stream(1), told[4:], 4)
+    runner.catch_up(engine)  # … while another reads further, and is done before it
+    before = rows(engine), all_rows(engine, checkpoints)
+    runner._write(engine, slow, None)
+    assert (rows(engine), all_rows(engine, checkpoints)) == before
+    assert verifying.verify(engine).problems == []
+    with database.read(engine) as connection:
+        assert connection.execute(sa.select(runs.c.state)).scalar_one() == "ended"
+
+
 def test_a_rebuild_takes_away_what_no_stream_says(engine: sa.Engine) -> None:
     write(engine, *POOL[0])
     write(engine, *POOL[5])

@@ -235,6 +235,19 @@ def test_a_checkpoint_that_moved_is_reported(copied: Callable[[], sa.Engine], st
     assert verify(engine).problems
 
 
+@pytest.mark.parametrize("of_all", [True, False])
+def test_a_stream_that_nobody_would_project_further_is_reported(engine: sa.Engine, of_all: bool) -> None:
+    write(engine, stream(1), frames(said())[:5])
+    runner.catch_up(engine)
+    write(engine, stream(1), frames(said())[5:], 5)
+    with database.write(engine) as connection:
+        connection.execute(pending.delete())
+    chosen = None if of_all else [stream_id(1)]
+    assert [line for line in verify(engine, chosen).problems if stream_id(1) in line and "projected to 4 of" in line]
+    runner.rebuild(engine)
+    assert verify(engine, chosen).problems == []
+
+
 def test_two_events_that_changed_places_are_reported(copied: Callable[[], sa.Engine]) -> None:
     engine = copied()
     with database.write(engine) as connection:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from recorder import database, jsontext, log
 from recorder.database import slices
-from recorder.log import Stream, checkpoints, events, heads, streams
+from recorder.log import Stream, checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED
 from recorder.projections.anomalies import anomalies
 from recorder.projections.answers import answered_runs, answering_streams
@@ -59,6 +59,7 @@ def verify(engine: sa.Engine, stream_ids: list[str] | None = None, progress: Cal
         )
         if keys is None:
             problems += _strays(connection)
+        problems += _forgotten(connection, wanted)
         batch: list[Folded] = []
         pending_events = 0
         for stream_id in ids:
@@ -185,6 +186,21 @@ def _strays(connection: sa.Connection) -> list[str]:
         sa.select(sa.func.count()).select_from(folds).where(folds.c.fold_version != FOLD_VERSION)
     ).scalar_one()
     return [*found, f"folds: {old} rows of another fold version"] if old else found
+
+
+def _forgotten(connection: sa.Connection, stream_ids: list[str] | None) -> list[str]:
+    """Streams that go on beyond their checkpoint while nothing is noted to be projected: their rows stay as they are for ever."""
+    ends = heads.outerjoin(checkpoints, checkpoints.c.stream_id == heads.c.stream_id)
+    chosen = sa.select(heads.c.stream_id, heads.c.position, checkpoints.c.position).select_from(ends)
+    beyond = heads.c.position > sa.func.coalesce(checkpoints.c.position, -1)
+    chosen = chosen.where(beyond, ~sa.exists().where(pending.c.stream_id == heads.c.stream_id))
+    return [
+        f"stream {stream_id}: projected to {-1 if reached is None else reached} of {position}, and not noted to be projected further"
+        for some in ([None] if stream_ids is None else slices(stream_ids))
+        for stream_id, position, reached in connection.execute(
+            _chosen(chosen, heads.c.stream_id, some).order_by(heads.c.stream_id).limit(20)
+        )
+    ]
 
 
 def _stale(connection: sa.Connection) -> dict[str, frozenset[Any]]:
