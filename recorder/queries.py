@@ -26,6 +26,7 @@ from recorder.projections.sessions import session_streams, sessions
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.view import Contribution, RunView
+from recorder.steps import STEP_TERMINAL
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -158,12 +159,16 @@ def show_run(connection: sa.Connection, run_id: str) -> dict[str, Any]:
 
 
 class Span(NamedTuple):
-    """When a step was: µs since its run began, None where nobody knows. label: its type, and its tools."""
+    """When a step was: µs since its run began, None where nobody knows. label: its type, and its tools.
+
+    is_open: no event ended it, so it lasts at least until last_us, that of the last event of its run.
+    """
 
     label: str
     status: str | None
     first_us: int | None
     last_us: int | None
+    is_open: bool
 
 
 def timeline(connection: sa.Connection, run_id: str) -> tuple[list[Span], int | None]:
@@ -171,7 +176,9 @@ def timeline(connection: sa.Connection, run_id: str) -> tuple[list[Span], int | 
 
     As they were recorded; where a stream has no timing, or a step was only seen whole, by the API's times in whole seconds.
     """
-    run = connection.execute(sa.select(runs.c.duration_us, runs.c.created_at).where(runs.c.run_key == run_id)).one()
+    run = connection.execute(
+        sa.select(runs.c.duration_us, runs.c.created_at, runs.c.ended_at).where(runs.c.run_key == run_id)
+    ).one()
     columns = run_steps.c
     chosen = sa.select(run_steps).where(columns.run_key == run_id).order_by(columns.ordinal)
     steps = connection.execute(chosen).mappings().all()
@@ -182,15 +189,20 @@ def timeline(connection: sa.Connection, run_id: str) -> tuple[list[Span], int | 
     is_timed = any(step["last_us"] for step in steps)
     spans = []
     for step in steps:
-        first, last = step["first_us"], step["last_us"]
+        first, last, end = step["first_us"], step["last_us"], run.duration_us
+        ended = next((step[name] for name in _STEP_ENDS if step[name] is not None), None)
         if not is_timed or first is None or last is None:
-            ended = next((step[name] for name in _STEP_ENDS if step[name] is not None), None)
             first, last = _since(run.created_at, step["created_at"]), _since(run.created_at, ended)
+            end = _since(run.created_at, run.ended_at)
+        is_open = ended is None and (step["status_derived"] or step["status"] not in _STEP_OVER)
+        if is_open and first is not None and end is not None:
+            last = max(last or 0, end)
         label = " ".join([step["type"] or "step", ", ".join(dict.fromkeys(tools.get(step["step_id"], [])))]).strip()
-        spans.append(Span(label, step["status"], first, last))
+        spans.append(Span(label, step["status"], first, last, is_open))
     return spans, run.duration_us
 
 
+_STEP_OVER = STEP_TERMINAL | {"incomplete"}
 _STEP_ENDS = ("completed_at", "failed_at", "cancelled_at", "expired_at")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder.cli.charts import BLOCKS, Line, bars, seconds, sparkline, waterfall
+from recorder.cli.charts import BLOCKS, Line, Step, bars, seconds, sparkline, waterfall
 from recorder.cli.output import UNKNOWN, cells
 
 S = 1_000_000
@@ -85,7 +85,7 @@ def test_a_line_of_blocks_fits_however_far_apart_the_times_are(rows: list[tuple[
 
 
 def test_steps_stand_where_they_were_and_waiting_is_a_gap() -> None:
-    steps = [("call weather", "completed", 0, 2 * S), ("message", "completed", 8 * S, 10 * S)]
+    steps = [("call weather", "completed", 0, 2 * S, False), ("message", "completed", 8 * S, 10 * S, False)]
     call, message, axis = texts(waterfall(steps, 10 * S, 80))
     assert [call.split("  ")[0], message.split("  ")[0].strip()] == ["call weather", "message"]
     assert (call.endswith("2.000 s"), message.endswith("2.000 s")) == (True, True)
@@ -96,33 +96,39 @@ def test_steps_stand_where_they_were_and_waiting_is_a_gap() -> None:
 
 
 def test_a_step_that_nobody_timed_has_a_dash_and_a_moment_a_mark() -> None:
-    whole, none, moment, _ = texts(waterfall([("a", None, 0, S), ("b", None, None, None), ("c", None, S, S)], S, 80))
+    whole, none, moment, _ = texts(
+        waterfall([("a", None, 0, S, False), ("b", None, None, None, False), ("c", None, S, S, False)], S, 80)
+    )
     assert "█" in whole
     assert none.split() == ["b", UNKNOWN, UNKNOWN]
     assert moment.split() == ["c", "▏", "0.000", "s"]
 
 
+def test_a_step_that_nothing_ended_is_drawn_open() -> None:
+    opened, ended, _ = texts(waterfall([("a", "in_progress", S, 4 * S, True), ("b", "completed", S, 4 * S, False)], 4 * S, 80))
+    assert opened.split()[1:] == [f"{opened.count('█') * '█'}▶", "3.000", "s"]
+    assert opened.index("▶") == ended.rindex("█")
+
+
 def test_a_run_that_nobody_timed_has_no_axis() -> None:
-    assert waterfall([("a", None, None, None)], 5 * S, 80) == []
-    assert waterfall([("a", None, 0, 0)], None, 80) == []
+    assert waterfall([("a", None, None, None, True)], 5 * S, 80) == []
+    assert waterfall([("a", None, 0, 0, True)], None, 80) == []
     assert waterfall([], S, 80) == []
 
 
 def test_a_step_that_ends_after_its_run_is_on_the_axis_too() -> None:
-    assert "█" in texts(waterfall([("a", None, 5 * S, 9 * S)], 2 * S, 80))[0]
+    assert "█" in texts(waterfall([("a", None, 5 * S, 9 * S, False)], 2 * S, 80))[0]
 
 
 TIMES = st.none() | st.integers(0, 10**10)
 
 
 @given(
-    st.lists(st.tuples(NAMES.map(str), st.sampled_from(["completed", "failed", None]), TIMES, TIMES)),
+    st.lists(st.tuples(NAMES.map(str), st.sampled_from(["completed", "failed", None]), TIMES, TIMES, st.booleans())),
     TIMES,
     st.sampled_from([60, 80, 160]),
 )
-def test_a_timeline_is_never_wider_than_the_line(
-    steps: list[tuple[str, str | None, int | None, int | None]], duration_us: int | None, width: int
-) -> None:
+def test_a_timeline_is_never_wider_than_the_line(steps: list[Step], duration_us: int | None, width: int) -> None:
     assert all(cells(text) <= width for text in texts(waterfall(steps, duration_us, width)))
 
 

@@ -132,6 +132,27 @@ MOMENTS: list[Any] = [
 ]
 
 
+def test_a_step_that_no_event_ended_lasts_to_the_last_event_of_its_run(engine: sa.Engine) -> None:
+    told = said()[:5]  # the run, its step and the step's message begin, and the stream breaks off
+    timed = [Frame(type, writing.data(data), None, at * 1_000_000) for at, (type, data) in enumerate(told)]
+    writing.write(engine, writing.stream(1), [*timed, Frame("$end", '{"outcome":"cut"}', None, 9_000_000)])
+    runner.catch_up(engine)
+    with database.read(engine) as connection:
+        (step,), duration_us = queries.timeline(connection, "run_1")
+    assert (step.is_open, step.last_us, duration_us) == (True, 9_000_000, 9_000_000)
+    assert step.first_us == next(at for at, (type, _) in enumerate(told) if ".step." in type) * 1_000_000
+
+
+def test_a_step_that_an_event_ended_lasts_to_that(engine: sa.Engine) -> None:
+    timed = [Frame(type, writing.data(data), None, at * 1_000_000) for at, (type, data) in enumerate(said())]
+    writing.write(engine, writing.stream(1), timed)
+    runner.catch_up(engine)
+    with database.read(engine) as connection:
+        (step,), duration_us = queries.timeline(connection, "run_1")
+    assert not step.is_open
+    assert (step.last_us, duration_us) == (7_000_000, 8_000_000)
+
+
 def test_a_run_as_it_stood_at_an_event(weather: sa.Engine) -> None:
     for stream, at, status, arguments in MOMENTS:
         with database.read(weather) as connection:

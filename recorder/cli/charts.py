@@ -10,12 +10,15 @@ from recorder.cli.output import STATUS_STYLES, UNKNOWN, cell, cells, shortened
 
 Line = list[tuple[str, str]]
 
-Timeline = tuple[Sequence[tuple[str, str | None, int | None, int | None]], int | None]
+Step = tuple[str, str | None, int | None, int | None, bool]
+
+Timeline = tuple[Sequence[Step], int | None]
 """What waterfall() draws: the steps, and how long the run took."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 _NOT_SAID = "·"
 _TRACE = "▏"
+_ON = "▶"
 _LEAST_BAR = 10
 
 
@@ -61,25 +64,28 @@ def sparkline(what: str, rows: Sequence[tuple[str, int | None]], width: int) -> 
     return [[(shortened(head, width).rstrip(), "bold")], [(line, "cyan")], [(axis, "dim")]]
 
 
-def waterfall(steps: Sequence[tuple[str, str | None, int | None, int | None]], duration_us: int | None, width: int) -> list[Line]:
+def waterfall(steps: Sequence[Step], duration_us: int | None, width: int) -> list[Line]:
     """The steps of a run on one axis from its start to its end, a line each: name, bar, duration.
 
-    steps: (label, status, first_us, last_us), µs since the start, None where that is not known. Where nothing happens in any
-    step, as while the client is waited for, no bar has a block. Where no step's time is known, there are no lines.
+    steps: (label, status, first_us, last_us, is_open), µs since the start, None where that is not known. Where nothing happens in
+    any step, as while the client is waited for, no bar has a block. Where no step's time is known, there are no lines. One that
+    nothing ended has an arrow at its end.
     """
-    ends = [last for _, _, _, last in steps if last is not None]
+    ends = [last for _, _, _, last, _ in steps if last is not None]
     size = max([duration_us or 0, *ends])
-    if not size or not any(_is_known(first, last) for _, _, first, last in steps):
+    if not size or not any(_is_known(first, last) for _, _, first, last, _ in steps):
         return []
-    spans = ["" if first is None or last is None else seconds(last - first) for _, _, first, last in steps]
+    spans = ["" if first is None or last is None else seconds(last - first) for _, _, first, last, _ in steps]
     of_span = max([len(seconds(size)), *map(len, spans)])
     of_name = min(max((cells(label) for label, *_ in steps), default=0), max(width * 2 // 5, 1))
     of_bar = max(width - of_name - of_span - 2 * 2, 1)
     lines: list[Line] = []
-    for (label, status, first, last), span in zip(steps, spans, strict=True):
+    for (label, status, first, last, is_open), span in zip(steps, spans, strict=True):
         body = _bar(size, first or 0, last or 0, of_bar) if _is_known(first, last) else UNKNOWN.ljust(of_bar)
         if not body.strip():
             body = _mark(size, first or 0, of_bar)
+        if is_open and span:
+            body = f"{body.rstrip()[: of_bar - 1]}{_ON}".ljust(of_bar)
         lines.append(
             [
                 (f"{shortened(label, of_name)}  ", ""),

@@ -195,7 +195,7 @@ def _forgotten(connection: sa.Connection, stream_ids: list[str] | None) -> list[
     beyond = heads.c.position > sa.func.coalesce(checkpoints.c.position, -1)
     chosen = chosen.where(beyond, ~sa.exists().where(pending.c.stream_id == heads.c.stream_id))
     return [
-        f"stream {stream_id}: projected to {-1 if reached is None else reached} of {position}, and not noted to be projected further"
+        f"stream {stream_id}: projected to {-1 if reached is None else reached} of {position}, and nothing is to project the rest"
         for some in ([None] if stream_ids is None else slices(stream_ids))
         for stream_id, position, reached in connection.execute(
             _chosen(chosen, heads.c.stream_id, some).order_by(heads.c.stream_id).limit(20)
