@@ -20,12 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
+from recorder.schema import DEFAULT_URL as DEFAULT_URL
+from recorder.schema import SCHEMA_VERSION as SCHEMA_VERSION
+from recorder.schema import VERSION_TABLE as VERSION_TABLE
 
-DEFAULT_URL = "sqlite:///recorder.db"
-SCHEMA_VERSION = "0006"
-"""The newest revision in migrations/; a test holds the two together."""
-
-VERSION_TABLE = "recorder_version"
 BUSY_TIMEOUT_MS = 10_000
 PAGE_SIZE = 8192  # bytes; measured: rows of some 300 bytes take less room than in 4096, and no more time
 

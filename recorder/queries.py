@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from recorder import database, jsontext, log
+from recorder import database, jsontext, log, session_list
 from recorder.errors import AmbiguousID, UnknownID, UsageError
 from recorder.log import Stream, streams
 from recorder.projections.anomalies import anomalies
@@ -281,62 +281,12 @@ def list_sessions(
     limit: int = 50,
 ) -> list[dict[str, Any]]:
     """Sessions, the latest first. status: of one of their runs, or `unknown`; model likewise."""
-    chosen = sa.select(sessions).order_by(sessions.c.last_started_at.desc(), sessions.c.session_id)
-    if failed:
-        chosen = chosen.where(sessions.c.failed > 0)
-    if since is not None:
-        chosen = chosen.where(sessions.c.last_started_at >= since)
-    if label is not None:
-        chosen = chosen.where(sessions.c.label == indexed(label))
-    found: list[dict[str, Any]] = []
-    if model is not None or status is not None:
-        found = _of_the_latest(connection, chosen, model, status, limit)
-        wanted = (sa.select(runs.c.session_id).where(condition) for condition in _had(model, status))
-        chosen = chosen.where(*(sessions.c.session_id.in_(ids) for ids in wanted))
-    if len(found) < limit:
-        found = [json_row(row) for row in connection.execute(chosen.limit(limit)).mappings()]
-    ids = [row["session_id"] for row in found]
-    detail: dict[str, list[sa.RowMapping]] = {}
-    ordered = (
-        sa.select(runs.c.session_id, runs.c.model, runs.c.status, runs.c.state)
-        .where(runs.c.session_id.in_(ids))
-        .order_by(*_BY_START)
-    )
-    for run in connection.execute(ordered).mappings():
-        detail.setdefault(run["session_id"], []).append(run)
-    for row in found:
-        ran = detail.get(row["session_id"], [])
-        row["models"] = sorted({run["model"] for run in ran if run["model"]})
-        row["statuses"] = [run["status"] if run["state"] != "unknown" else "unknown" for run in ran]
-    return found
 
+    def ask(statement: str, given: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [{**row} for row in connection.execute(sa.text(statement), {**given}).mappings()]
 
-_LATEST = 1000
-"""Sessions whose runs are looked at, one session after the other."""
-
-
-def _of_the_latest(
-    connection: sa.Connection, chosen: sa.Select[Any], model: str | None, status: str | None, limit: int
-) -> list[dict[str, Any]]:
-    """What is to be found among the latest of the chosen sessions: all that is wanted, where it is what many have."""
-    latest = chosen.limit(max(_LATEST, 10 * limit)).subquery()
-    # As an expression: by the index of a status SQLite would go through all its runs, for every session.
-    wanted = _had(model, status, lambda column: column + "")
-    its = (sa.exists().where(runs.c.session_id == latest.c.session_id, condition) for condition in wanted)
-    ordered = sa.select(latest).where(*its).order_by(latest.c.last_started_at.desc(), latest.c.session_id).limit(limit)
-    return [json_row(row) for row in connection.execute(ordered).mappings()]
-
-
-def _had(
-    model: str | None, status: str | None, of: Callable[[sa.Column[Any]], sa.ColumnElement[Any]] = lambda column: column
-) -> list[sa.ColumnElement[bool]]:
-    """What one of a session's runs is to be, and what one of them, maybe another."""
-    wanted = [] if model is None else [of(runs.c.model) == model]
-    if status == "unknown":
-        wanted.append(of(runs.c.state) == status)
-    elif status is not None:
-        wanted.append(sa.and_(of(runs.c.status) == status, runs.c.state != "unknown"))
-    return wanted
+    at = database.timestamp(connection, since)
+    return session_list.list_sessions(ask, failed=failed, since=at, model=model, status=status, label=indexed(label), limit=limit)
 
 
 def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[str, Any]]:

@@ -13,22 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recorder import jsontext
 
-RUN_TERMINAL = frozenset({"completed", "failed", "cancelled", "expired", "incomplete"})
-STEP_TERMINAL = frozenset({"completed", "failed", "cancelled", "expired"})
-MESSAGE_TERMINAL = frozenset({"completed", "incomplete"})
-
-STREAMED = frozenset(
-    {
-        ("text", "value"),
-        ("content", "refusal"),
-        ("function", "arguments"),
-        ("code_interpreter", "input"),
-        ("outputs", "logs"),
-        ("tool_calls", "arguments"),  # Azure's mcp calls are flat
-    }
-)
-"""(parent key, key) of the strings that deltas extend."""
-
 Object = dict[str, Any]
 
 _GIVEN = ("arguments", "input", "code", "action", "actions", "operation", "queries")

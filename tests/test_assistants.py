@@ -21,7 +21,7 @@ from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.protocols.view import RunView
 from recorder.sse import Frame
-from recorder.steps import RUN_TERMINAL
+from recorder.vocabulary import RUN_TERMINAL
 from tests.writing import (
     BORN,
     DONE,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recorder import jsontext
 from recorder.protocols import deltas
-from recorder.steps import STREAMED
+from recorder.vocabulary import STREAMED
 
 
 def merged(*given: dict[str, Any], into: dict[str, Any] | None = None) -> tuple[dict[str, Any], list[str]]:

@@ -19,10 +19,13 @@ ORDER = (
     "sse",
     "bodies",
     "redaction",
+    "vocabulary",
     "steps",
     "protocols",
     "transcript",
     "prices",
+    "schema",
+    "session_list",
     "database",
     "log",
     "projections",
@@ -49,7 +52,7 @@ ORDER = (
 )
 """As the data flows, downwards; a folder counts as one."""
 
-PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "steps", "protocols", "transcript")
+PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "vocabulary", "steps", "protocols", "transcript")
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {
@@ -85,6 +88,7 @@ FOLDER_ORDER = {
     ),
     "collect": (
         "asgi",
+        "process",
         "streamid",
         "secrets",
         "exchange",

@@ -18,7 +18,7 @@ from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.protocols.view import Contribution, RunView
 from recorder.sse import Frame
-from recorder.steps import STEP_TERMINAL
+from recorder.vocabulary import STEP_TERMINAL
 from tests import writing
 from tests.responding import (
     RESPONSES,

@@ -9,33 +9,33 @@ from importlib import import_module
 import click
 
 from recorder.cli.output import printable
-from recorder.database import DEFAULT_URL
 from recorder.errors import RecorderError, UsageError
+from recorder.schema import DEFAULT_URL
 
 COMMANDS = {
-    "proxy": "proxy",
-    "record": "record",
-    "request": "request",
-    "import": "import_",
-    "export": "export",
-    "ls": "ls",
-    "show": "show",
-    "tail": "tail",
-    "replay": "replay",
-    "serve": "serve",
-    "diff": "diff",
-    "usage": "usage",
-    "failures": "failures",
-    "sql": "sql",
-    "rebuild": "rebuild",
-    "recost": "recost",
-    "verify": "verify",
-    "project": "project",
-    "db": "db",
-    "delete": "delete",
-    "demo": "demo",
+    "proxy": ("proxy", "Pass everything on to an API and record it: point a base URL at it."),
+    "record": ("record", "Run a program and record what it asks of an API."),
+    "request": ("request", "Send one request, show what comes as it comes, and record it."),
+    "import": ("import_", "Import streams, recordings and cassettes from files, or from folders of them."),
+    "export": ("export", "Write a recording, a test, or tables."),
+    "ls": ("ls", "List sessions, the latest first."),
+    "show": ("show", "Show a stream, run, session or thread."),
+    "tail": ("tail", "Print the last events, and with -f those that come."),
+    "replay": ("replay", "Write a stream's bytes to stdout, in the chunks and at the pace of its recording."),
+    "serve": ("serve", "Answer requests with what was recorded: point a base URL at it."),
+    "diff": ("diff", "Compare two sessions, runs or streams, or recording files."),
+    "usage": ("usage", "Token usage of runs."),
+    "failures": ("failures", "Runs that did not end well, and streams without a run that failed."),
+    "sql": ("sql", "Run one SQL query that can only read."),
+    "rebuild": ("rebuild", "Project all read models again, from the first event on."),
+    "recost": ("recost", "Compute again what runs cost, each at the price of its own day."),
+    "verify": ("verify", "Check the events against their crc and the read models against the events."),
+    "project": ("project", "Bring the read models up to date."),
+    "db": ("db", "The schema: bring it up to date, or say what it is."),
+    "delete": ("delete", "Erase a session (or a stream, run or thread) from the log and all tables."),
+    "demo": ("demo", "See the whole job in half a minute: record, ask, replay, verify."),
 }
-"""Command → module in this folder, in the order of --help: capture, look, replay, ask, keep."""
+"""Command → (module in this folder, what --help says of it without loading it): capture, look, replay, ask, keep."""
 
 
 class _Commands(click.Group):
@@ -45,8 +45,12 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"recorder.cli.{COMMANDS[name]}").command
+        command: click.Command = import_module(f"recorder.cli.{COMMANDS[name][0]}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, said) for name, (_, said) in COMMANDS.items()])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

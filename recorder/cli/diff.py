@@ -11,8 +11,8 @@ import click
 import sqlalchemy as sa
 
 from recorder import database, log, queries
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import counted, emit, note, say
+from recorder.cli.opening import opened
+from recorder.cli.output import counted, emit, json_option, note, say
 from recorder.comparison import Difference, Exchange, Side, compare, located, unified
 from recorder.log import Event
 from recorder.recording import events_of, read_recording

@@ -9,8 +9,8 @@ import click
 from recorder import database, reports
 from recorder.cli import charts
 from recorder.cli.columns import Column
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import csv_option, draw, emitted, listing, note, status_style, width
+from recorder.cli.opening import opened
+from recorder.cli.output import csv_option, draw, emitted, json_option, listing, note, status_style, width
 from recorder.cli.parameters import When
 from recorder.protocols.failure import KINDS
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import Progress, emit, note, table
+from recorder.cli.opening import opened
+from recorder.cli.output import Progress, emit, json_option, note, table
 from recorder.cli.parameters import Finite, configured
 from recorder.collect.import_ import find, import_paths
 from recorder.redaction.rules import Rules

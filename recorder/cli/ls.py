@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import click
 
-from recorder import database, queries
+from recorder.cli import quick
 from recorder.cli.columns import Column
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import csv_option, emitted, listing, status_style, tallied
+from recorder.cli.output import csv_option, emitted, json_option, listing, status_style, tallied
 from recorder.cli.parameters import When
-from recorder.projections.sessions import sessions
+from recorder.schema import name
+from recorder.session_list import SESSION_FIELDS, Ask, list_sessions
 
 COLUMNS = (
     Column("session_id", "session", least=20),
@@ -24,8 +25,6 @@ COLUMNS = (
     Column("failed", rank=5),
     Column("anomalies", "amiss", rank=6),
 )
-
-SESSION_FIELDS = tuple(column.name for column in sessions.columns)
 
 
 @click.command("ls")
@@ -50,8 +49,18 @@ def command(
     as_csv: bool,
 ) -> None:
     """List sessions, the latest first."""
-    with opened(db, fresh=True) as engine, database.read(engine) as connection:
-        rows = queries.list_sessions(connection, failed=failed, since=since, model=model, status=status, label=label, limit=limit)
+    filters: dict[str, Any] = {"failed": failed, "model": model, "status": status, "limit": limit}
+
+    def question(ask: Ask) -> list[dict[str, Any]]:
+        return list_sessions(ask, since=quick.time(since), label=name(label), **filters)
+
+    rows = quick.asked(db, question)
+    if rows is None:
+        from recorder import database, queries
+        from recorder.cli.opening import opened
+
+        with opened(db, fresh=True) as engine, database.read(engine) as connection:
+            rows = queries.list_sessions(connection, since=since, label=label, **filters)
     if emitted(rows, rows, (*SESSION_FIELDS, "models", "statuses"), as_json, as_csv):
         return
     shown = [

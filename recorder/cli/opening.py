@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import click
 import sqlalchemy as sa
 
 from recorder import database, log
@@ -96,6 +95,3 @@ def connect_read_only(url: str) -> sa.Engine:
             return database.connect(url, create=False, read_only=True, immutable=True)
         except DatabaseError:
             raise error from None
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")

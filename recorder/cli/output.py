@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -67,10 +67,6 @@ def listing(rows: Sequence[Row], columns: Sequence[Column], *, empty: str = "not
 
 
 def _table(values: list[list[Any]], columns: Sequence[Column], empty: str) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     if not values:
         note(empty)
         return
@@ -78,19 +74,21 @@ def _table(values: list[list[Any]], columns: Sequence[Column], empty: str) -> No
     unknown = UNKNOWN if on_screen else ""
     held = [[unknown if value is None or value == [] else cell(value) for value in row] for row in values]
     needed = [max(map(cells, (column.title, *(row[at] for row in held)))) for at, column in enumerate(columns)]
-    widths = fitted(columns, needed, width()) if on_screen else dict(enumerate(needed))
-    grid = Table(
-        box=box.SIMPLE_HEAD if on_screen else None,  # whose divider is a blank
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, GAP - 1 if on_screen else GAP, 0, 0),
-        header_style="bold",
-    )
-    for at, wide in widths.items():
-        numeric = all(row[at] == unknown or _NUMBER.fullmatch(row[at]) for row in held)
-        grid.add_column(
-            Text(columns[at].title), justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True, width=wide
-        )
+    numeric = [all(row[at] == unknown or _NUMBER.fullmatch(row[at]) for row in held) for at in range(len(columns))]
+    if not on_screen:
+        for row in [[column.title for column in columns], *held]:
+            padded = (filled(text, needed[at], numeric[at]) for at, text in enumerate(row))
+            click.echo((" " * GAP).join(padded))
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = fitted(columns, needed, width())
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="bold")
+    for at, wide in widths.items():  # the box's divider is a blank
+        justify: Literal["right", "left"] = "right" if numeric[at] else "left"
+        grid.add_column(Text(columns[at].title), justify=justify, overflow="ellipsis", no_wrap=True, width=wide)
     for row, shown in zip(values, held, strict=True):
         styles = {at: columns[at].style for at in widths}
         grid.add_row(*(Text(shown[at], style(row[at]) if style else "") for at, style in styles.items()))
@@ -142,9 +140,17 @@ def draw(lines: Iterable[Sequence[tuple[str, str]]]) -> None:
 
 def cells(text: str) -> int:
     """How many cells of a terminal a text takes: a Chinese character or an emoji has two."""
+    if text.isascii() and text.isprintable():
+        return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def filled(text: str, cells_wide: int, right: bool = False) -> str:
+    """A text with blanks after it, or before it, so that it takes so many cells at least."""
+    blanks = " " * (cells_wide - cells(text))
+    return blanks + text if right else text + blanks
 
 
 def shortened(text: str, cells_wide: int) -> str:
@@ -202,6 +208,8 @@ def dollars(value: Any) -> str | None:
         return None
     return "<$0.0001" if 0 < value < 0.0001 else f"${value:,.4f}"
 
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
 
 csv_option = click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout instead of a table.")
 

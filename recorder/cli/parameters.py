@@ -7,16 +7,15 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from recorder import prices
 from recorder.errors import UsageError
-from recorder.prices import Prices
-from recorder.replay.faults import EXAMPLES
-from recorder.settings import VARIABLE, Settings, load
+
+if TYPE_CHECKING:
+    from recorder.prices import Prices
+    from recorder.settings import Settings
 
 _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -55,6 +54,8 @@ class Zone(click.ParamType[tzinfo]):
             return value
         if value.upper() in ("UTC", "Z"):
             return UTC
+        from zoneinfo import ZoneInfo
+
         try:
             return ZoneInfo(value)
         except (KeyError, ValueError, OSError):
@@ -107,26 +108,33 @@ def guarded(host: str, token: str | None) -> str | None:
     return token or None
 
 
-class SettingsFile(click.ParamType[Settings]):
+class SettingsFile(click.ParamType["Settings"]):
     """A TOML file of settings."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Settings:
+        from recorder.settings import load
+
         return load(value)
 
 
-class PricesFile(click.ParamType[Prices]):
+class PricesFile(click.ParamType["Prices"]):
     """A TOML file of prices."""
 
     name = "file"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Prices:
+        from recorder import prices
+        from recorder.prices import Prices
+
         return value if isinstance(value, Prices) else prices.load(value)
 
 
 def configured(command: Command) -> Command:
     """--settings: what is redacted, left out or limited."""
+    from recorder.settings import VARIABLE, Settings
+
     option = click.option(
         "--settings",
         type=SettingsFile(),
@@ -170,6 +178,8 @@ def by_hand(command: Command) -> Command:
 
 def faulty(command: Command) -> Command:
     """--fault of a replay; faults.plan() reads it."""
+    from recorder.replay.faults import EXAMPLES
+
     option = click.option(
         "--fault",
         "faults",

@@ -7,8 +7,8 @@ from datetime import datetime
 import click
 
 from recorder import database
-from recorder.cli.opening import freshen, json_option, opened
-from recorder.cli.output import Progress, counted, emit, note, printable
+from recorder.cli.opening import freshen, opened
+from recorder.cli.output import Progress, counted, emit, json_option, note, printable
 from recorder.cli.parameters import PricesFile, When
 from recorder.errors import UsageError
 from recorder.prices import VARIABLE, Prices, load

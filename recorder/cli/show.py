@@ -11,13 +11,14 @@ import click
 from recorder import database, jsontext, queries
 from recorder.cli import charts
 from recorder.cli.columns import Column
-from recorder.cli.opening import json_option, opened
+from recorder.cli.opening import opened
 from recorder.cli.output import (
     cells,
     csv_option,
     draw,
     emitted,
     is_screen,
+    json_option,
     listing,
     printable,
     shortened,

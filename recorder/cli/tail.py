@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from recorder import database, log, queries
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import emit, event_line, say
+from recorder.cli.opening import opened
+from recorder.cli.output import emit, event_line, json_option, say
 
 _POLL_SECONDS = 0.1
 _MARGIN = timedelta(minutes=1)  # a commit may become visible this much after the time that it carries

@@ -10,8 +10,8 @@ import click
 from recorder import database, reports
 from recorder.cli import charts
 from recorder.cli.columns import Column
-from recorder.cli.opening import json_option, opened
-from recorder.cli.output import csv_option, dollars, draw, emitted, listing, note, width
+from recorder.cli.opening import opened
+from recorder.cli.output import csv_option, dollars, draw, emitted, json_option, listing, note, width
 from recorder.cli.parameters import When, Zone
 from recorder.projections.runs import COUNTERS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from recorder import database, log, queries
-from recorder.cli.opening import freshen, json_option, opened
-from recorder.cli.output import Progress, emit, note, say
+from recorder.cli.opening import freshen, opened
+from recorder.cli.output import Progress, emit, json_option, note, say
 from recorder.projections.verify import verify
 
 

@@ -16,19 +16,14 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import socket
-import sys
-import uuid
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from recorder import database, jsontext, log
 from recorder.collect.outcome import Ending
+from recorder.collect.process import lives, machine, process_started
 from recorder.collect.streamid import new_stream_id
 from recorder.database import StreamID, UTCTime, metadata
 from recorder.errors import AppendConflict
@@ -126,45 +121,6 @@ def is_dead(lease: Any, now: datetime) -> bool:
     """Whether a writer is gone. lease: its row. now: by the database's clock."""
     alive = lives(lease.pid, lease.process_started) if lease.machine == machine() else None
     return now > lease.expires_at + _TERM if alive is None else not alive
-
-
-def lives(pid: int, started: str | None) -> bool | None:
-    """Whether a process of this machine lives and is the one that started then; None where that cannot be told."""
-    if sys.platform == "win32":
-        return None  # where os.kill would end it
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    found = process_started(pid)
-    return None if found is None or started is None else found == started
-
-
-def process_started(pid: int) -> str | None:
-    """When a process started, in clock ticks since the machine did (Linux); "" of one that is dead and not yet buried."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return "" if state in "ZX" else fields[18]  # field 22 of proc_pid_stat(5); the name in ( ) may hold anything
-
-
-def machine() -> str:
-    """Where pids are unique and can be looked up: this boot of this host, and its namespace of pids (a container has its own)."""
-    return _machine(os.getpid())
-
-
-@lru_cache(1)
-def _machine(pid: int) -> str:
-    """pid: of this process, since a child may be in another namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return f"{platform.node()} {uuid.getnode():012x}"
-    return f"{socket.gethostname()} {boot} {namespace}"
 
 
 def clock(connection: sa.Connection) -> datetime:

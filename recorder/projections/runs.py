@@ -12,6 +12,8 @@ from recorder.database import StreamID, UTCTime, metadata
 from recorder.protocols.failure import calls_of
 from recorder.protocols.payload import as_object
 from recorder.protocols.view import RunView
+from recorder.schema import name as name
+from recorder.schema import text as text
 from recorder.steps import Usage
 
 FAILED = ("failed", "expired", "incomplete")
@@ -187,19 +189,6 @@ def usage_columns(usage: Any) -> dict[str, Any]:
     counted = Usage.of(as_object(usage))
     found = {name: tokens(getattr(counted, name)) for name in COUNTERS}
     return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
-
-
-def text(value: Any) -> str | None:
-    """A string as every typed column can hold it: NUL and lone surrogates show as U+FFFD; `object` has them exact."""
-    if not isinstance(value, str):
-        return None
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-
-
-def name(value: Any) -> str | None:
-    """The same for a column that is indexed: of a sane length."""
-    found = text(value)
-    return found[:200] if found else found
 
 
 def tokens(value: Any) -> int | None:

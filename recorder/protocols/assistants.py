@@ -26,7 +26,7 @@ from recorder.protocols import deltas
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
 from recorder.protocols.view import EntityView, Merged, MergedRun, Shown
-from recorder.steps import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
+from recorder.vocabulary import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
 
 NAME = "assistants"
 

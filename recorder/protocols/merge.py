@@ -17,7 +17,7 @@ from recorder.protocols.failure import failure_of_run
 from recorder.protocols.partial import STREAM
 from recorder.protocols.payload import stamp
 from recorder.protocols.view import Contribution, EntityView, Merged, MergedRun, RunView, Shown, Source
-from recorder.steps import STREAMED
+from recorder.vocabulary import STREAMED
 
 Ranked = tuple[Source, dict[str, Any]]
 """A stream, and what it says about a run or a part of one."""

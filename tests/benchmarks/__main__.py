@@ -29,6 +29,7 @@ from tests.benchmarks import (
     replay,
     report,
     serving,
+    starting,
     tee,
 )
 from tests.benchmarks.bench import Bench
@@ -42,6 +43,7 @@ class Benchmark(Protocol):
 
 
 BENCHMARKS: tuple[tuple[str, Benchmark], ...] = (
+    ("starting", starting),
     ("append", append),
     ("import", import_),
     ("tee", tee),
