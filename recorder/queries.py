@@ -26,7 +26,7 @@ from recorder.projections.sessions import session_streams, sessions
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.view import Contribution, RunView
-from recorder.steps import STEP_TERMINAL
+from recorder.vocabulary import STEP_TERMINAL
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
