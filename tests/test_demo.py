@@ -1,4 +1,4 @@
-"""The demo as a stranger runs it, and the upstream that it brings along."""
+"""The demo as a stranger runs it, and the sessions that it brings along."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import json
 import math
 import subprocess
 import sys
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
-import openai
 import pytest
 
 from recorder.demo import proof
 from recorder.demo.program import converse
-from recorder.demo.script import ASSISTANTS, request, tokens
-from recorder.demo.upstream import Upstream
+from recorder.demo.sessions import ABOUT, recording
 from tests.commands import PATIENCE, command, environment, output, recorder, until
+from tests.sdk.matrix import serving
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +39,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     done = recorder(*FAST, "--json", "--keep", str(folder), db=folder / "not-touched.db")
     assert done.returncode == 0, done.stderr.decode()
     return Told(done, json.loads(done.stdout), folder)
-
-
-@pytest.fixture
-def upstream() -> Upstream:
-    return Upstream(speed=math.inf, keep=True)
 
 
 def running(text: str) -> list[str]:
@@ -175,77 +168,29 @@ def test_what_does_not_hold_is_an_error(tmp_path: Path) -> None:
     assert done.stderr.decode().splitlines()[-1].startswith("error: this did not hold: the programs' API key")
 
 
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The origin of a replay of the bundled sessions."""
+    db = tmp_path_factory.mktemp("upstream") / "upstream.db"
+    output("import", *(str(recording(name)) for name in ABOUT), db=db)
+    with serving(db) as origin:
+        yield origin
+
+
 @pytest.mark.parametrize(
     ("name", "status", "streams"),
     [("chart", "completed", 1), ("order", "completed", 2), ("limited", "failed", 1), ("dropped", "in_progress", 1)],
 )
-def test_a_program_gets_what_the_upstream_sends(upstream: Upstream, name: str, status: str, streams: int) -> None:
-    with upstream:
-        conversation = converse(upstream.origin, name, speed=math.inf)
+def test_a_program_has_the_whole_session(upstream: str, name: str, status: str, streams: int) -> None:
+    conversation = converse(upstream, name, speed=math.inf)
     assert (conversation.status, len(conversation.exchanges)) == (status, streams)
-    assert [exchange.body for exchange in conversation.exchanges] == upstream.sent[conversation.run_id]
     ends = [exchange.body.endswith(b"event: done\ndata: [DONE]\n\n") for exchange in conversation.exchanges]
     assert ends == [name != "dropped"] * streams
     assert (conversation.error is not None) == (name == "dropped")
 
 
-def test_the_official_client_understands_the_upstream(upstream: Upstream) -> None:
-    asked = request("order")
-    with (
-        upstream,
-        openai.OpenAI(api_key="any", base_url=f"{upstream.origin}/v1", max_retries=0) as client,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", DeprecationWarning)
-        threads = client.beta.threads
-        with threads.create_and_run_stream(assistant_id=asked["assistant_id"], thread=asked["thread"]) as stream:
-            stream.until_done()
-            run = stream.current_run
-        assert run is not None
-        assert run.required_action is not None
-        calls = run.required_action.submit_tool_outputs.tool_calls
-        outputs: Any = [{"tool_call_id": call.id, "output": "1"} for call in calls]
-        with pytest.raises(openai.BadRequestError, match="Expected tool outputs"):
-            threads.runs.submit_tool_outputs(run_id=run.id, thread_id=run.thread_id, stream=True, tool_outputs=outputs[:1])
-        with threads.runs.submit_tool_outputs_stream(run_id=run.id, thread_id=run.thread_id, tool_outputs=outputs) as stream:
-            (message,) = stream.get_final_messages()
-            run = stream.current_run
-    assert run is not None
-    assert run.status == "completed"
-    assert message.content
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [
-        ("/v1/threads/runs", {"assistant_id": "asst_nobody", "stream": True}, 404),
-        ("/v1/threads/runs", {"assistant_id": ASSISTANTS["chart"].id}, 400),
-        ("/v1/threads/thread_a/runs/run_a/submit_tool_outputs", {"tool_outputs": [], "stream": True}, 400),
-        ("/v1/chat/completions", {"stream": True}, 404),
-    ],
-)
-def test_the_upstream_refuses_as_the_api_does(upstream: Upstream, path: str, body: dict[str, Any], status: int) -> None:
-    with upstream:
-        response = httpx.post(upstream.origin + path, json=body, trust_env=False)
-    assert response.status_code == status
-    assert response.json()["error"]["type"] == "invalid_request_error"
-
-
-def test_an_upstream_that_is_closed_breaks_its_streams_off() -> None:
-    with Upstream(speed=1) as upstream, httpx.Client(trust_env=False) as client:
-        with client.stream("POST", f"{upstream.origin}/v1/threads/runs", json=request("chart")) as response:
-            chunks = response.iter_raw()
-            next(chunks)
-            upstream.close()
-            with pytest.raises(httpx.RemoteProtocolError):
-                list(chunks)
-        conversation = converse(upstream.origin, "chart")
-    assert conversation.error
-
-
-@pytest.mark.parametrize("text", ["", " a  b\n", "print(f'{x:<7} €')\n", "💡 Zürich, 92.33 €."])
-def test_tokens_add_up_to_the_text(text: str) -> None:
-    assert "".join(tokens(text)) == text
+def test_the_bundled_sessions_are_all_told_of() -> None:
+    assert {path.name for path in recording("chart").parent.iterdir()} == {recording(name).name for name in ABOUT}
 
 
 def test_pace_compares_chunks_at_the_same_byte() -> None:

@@ -17,9 +17,8 @@ from recorder.cli.output import emit, printable, table
 from recorder.cli.parameters import Finite
 from recorder.demo import proof, recording, stage
 from recorder.demo.recording import Growth, Recorded
-from recorder.demo.script import ASSISTANTS
-from recorder.demo.shell import ProxyProcess, Shell
-from recorder.demo.upstream import Upstream
+from recorder.demo.sessions import ABOUT
+from recorder.demo.shell import Server, Shell
 from recorder.errors import RecorderError
 from recorder.sse import SSEDecoder
 
@@ -57,15 +56,15 @@ _COUNTERS = ("prompt_tokens", "completion_tokens", "total_tokens")
     default=1.0,
     show_default=True,
     metavar="N",
-    help="N times the pace at which the bundled upstream speaks.",
+    help="N times the pace at which the sessions were recorded.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; the story goes to stderr.")
 def command(keep: Path | None, speed: float, as_json: bool) -> None:
     """See the whole job in half a minute: record, ask, replay, verify.
 
-    No key and no network: a bundled upstream speaks the Assistants API on this machine, four programs use it through the
-    recording proxy, and what they received is held against what comes back. It has a database of its own. Exit 1 where
-    anything differs.
+    No key and no network: four recorded sessions of the Assistants API are served on this machine, four programs have them
+    through the recording proxy, and what they received is held against what comes back. It has a database of its own. Exit 1
+    if anything differs.
     """
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout), stage.terminable(), stage.folder(keep) as folder:
         story = _Story(folder, speed)
@@ -119,14 +118,14 @@ class _Story:
     def _record(self) -> Recorded:
         self._heading("Record")
 
-        def begun(upstream: Upstream, proxy: ProxyProcess) -> None:
-            self.say(f"An upstream that speaks the Assistants API listens on {upstream.origin}. In front of it:")
+        def begun(upstream: Server, proxy: Server) -> None:
+            self.say(f"`recorder serve` replays four sessions of the Assistants API on {upstream.origin}. In front of it:")
             self._line(*proxy.args)
             self.say(f"The programs have {proxy.origin}/v1 as their base URL. Nothing else in them knows of the recorder.")
-            for name, assistant in ASSISTANTS.items():
-                self.say(f"  {name:<8} {assistant.about}")
+            for name, about in ABOUT.items():
+                self.say(f"  {name:<8} {about}")
             self.say("\nThe event log, as another process sees it grow: events so far, and the newest.")
-            self.say("  seconds  " + "".join(f"{name:>8}" for name in ASSISTANTS))
+            self.say("  seconds  " + "".join(f"{name:>8}" for name in ABOUT))
 
         recorded = recording.record(self._shell, self._speed, begun, self._grown)
         for name, conversation in recorded.conversations.items():
@@ -145,7 +144,7 @@ class _Story:
     def _runs(self, recorded: Recorded, runs: dict[str, dict[str, Any]]) -> None:
         counted = self._shell.ask("sql", _RUNS)
         self.facts["runs"] = [{"run_id": runs[row["session_id"]]["id"], **row} for row in counted]
-        self._hold("four runs were recorded", [row["session_id"] for row in counted] == sorted(ASSISTANTS))
+        self._hold("four runs were recorded", [row["session_id"] for row in counted] == sorted(ABOUT))
         for name, conversation in recorded.conversations.items():
             said = "".join(_text(message) for message in runs[name]["messages"])
             self._hold(f"{name}: the recorded status is what the program saw", runs[name]["status"] == conversation.status)

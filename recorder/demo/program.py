@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from httpx_sse import ServerSentEvent, connect_sse
 
-from recorder.demo.script import request
+from recorder.demo.sessions import question
 
 KEY = "sk-demo-0n3-k3y-th4t-n0-l0g-may-h0ld"
-"""The API key that programs send. The upstream takes any."""
+"""The API key that programs send. The upstream asks for none."""
 
 _TIMEOUT_SECONDS = 30
 _WORK_SECONDS = 0.4  # that the functions take
@@ -56,13 +56,13 @@ class Conversation:
 
 
 def converse(origin: str, name: str, speed: float = 1.0) -> Conversation:
-    """Ask one of ASSISTANTS its question, through to its answer or its failure. name: also the session's label."""
+    """Have one of the sessions, through to its answer or its failure."""
     conversation = Conversation()
     headers = {"Authorization": f"Bearer {KEY}", "OpenAI-Beta": "assistants=v2", "X-Recorder-Session": name}
     transport = _Listening(conversation.exchanges)
     with httpx.Client(base_url=origin, headers=headers, transport=transport, timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
         path = "/v1/threads/runs"
-        body: dict[str, Any] | None = request(name)
+        body: dict[str, Any] | None = question(name)
         try:
             while body is not None:
                 calls = _read(client, path, body, conversation)

@@ -48,7 +48,7 @@ def copies(shell: Shell, recorded: Recorded, runs: dict[str, dict[str, Any]]) ->
     found = []
     for name, conversation in recorded.conversations.items():
         streams = [entry["stream_id"] for entry in runs[name]["streams"]]
-        bodies = recorded.sent.get(conversation.run_id, [])
+        bodies = recorded.sent[name]
         if not len(streams) == len(bodies) == len(conversation.exchanges):
             ends = f"{len(bodies)} sent, {len(conversation.exchanges)} received, {len(streams)} recorded"
             raise RecorderError(f"the run {name} did not come in as many streams everywhere: {ends}")

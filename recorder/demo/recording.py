@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from recorder import database, log
 from recorder.demo.program import Conversation, converse
-from recorder.demo.script import ASSISTANTS
-from recorder.demo.shell import ProxyProcess, Shell
-from recorder.demo.upstream import Upstream
+from recorder.demo.sessions import ABOUT, recording
+from recorder.demo.shell import Server, Shell
 from recorder.errors import RecorderError
 from recorder.sse import is_system
 
@@ -30,45 +31,56 @@ class Growth(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """conversations: by name. sent: the bodies that the upstream sent, by run id, in order. seconds: what it all took."""
+    """By name: what the programs saw, and the bodies that the upstream sent, in order."""
 
     conversations: dict[str, Conversation]
     sent: dict[str, list[bytes]]
-    seconds: float
 
 
-def record(
-    shell: Shell, speed: float, begun: Callable[[Upstream, ProxyProcess], None], grown: Callable[[Growth], None]
-) -> Recorded:
-    """Run all programs at once through a recording proxy. begun: is called when it all stands; grown: as the log grows.
+def record(shell: Shell, speed: float, begun: Callable[[Server, Server], None], grown: Callable[[Growth], None]) -> Recorded:
+    """Run all programs at once through a recording proxy, before an upstream that replays the sessions.
+
+    begun: is called with upstream and proxy when both listen; grown: as the log grows.
 
     However this ends, no process or thread is left.
     """
     with (
-        ThreadPoolExecutor(len(ASSISTANTS), "demo-program") as pool,
-        Upstream(speed, keep=True) as upstream,
-        ProxyProcess(shell, upstream.origin) as proxy,
+        tempfile.TemporaryDirectory(prefix="recorder-demo-upstream-") as folder,
+        ThreadPoolExecutor(len(ABOUT), "demo-program") as pool,
+        Server(_holding(shell, Path(folder)), "serve", "--speed", str(speed)) as upstream,
+        Server(shell, "proxy", "--upstream", upstream.origin) as proxy,
     ):
         try:
             begun(upstream, proxy)
-            began = time.perf_counter()
-            programs = {name: pool.submit(converse, proxy.origin, name, speed) for name in ASSISTANTS}
+            programs = {name: pool.submit(converse, proxy.origin, name, speed) for name in ABOUT}
             for growth in _watch(shell.url, list(programs.values()), max(_TELL_SECONDS / speed, _TELL_SECONDS_LEAST)):
                 grown(growth)
             conversations = {name: program.result() for name, program in programs.items()}
-            seconds = time.perf_counter() - began
+            sent = {name: _sent(upstream.shell, name) for name in ABOUT}
         finally:
             upstream.close()  # first: a stream that is open would keep the proxy waiting for its end
     for name, conversation in conversations.items():
         if not conversation.run_id:
             raise RecorderError(f"the program {name} got no run: {conversation.error or 'its stream was empty'}")
-    return Recorded(conversations, upstream.sent, seconds)
+    return Recorded(conversations, sent)
+
+
+def _holding(shell: Shell, folder: Path) -> Shell:
+    """A shell whose database holds the recorded sessions alone."""
+    upstream = shell.on(f"sqlite:///{folder / 'upstream.db'}")
+    upstream.output("import", *(str(recording(name)) for name in ABOUT), "--json")
+    return upstream
+
+
+def _sent(upstream: Shell, name: str) -> list[bytes]:
+    """The bodies of a session's responses, in order."""
+    return [upstream.output("export", stream["stream_id"], "--format", "sse") for stream in upstream.ask("show", name)["streams"]]
 
 
 def _watch(url: str, programs: list[Future[Conversation]], every: float) -> Iterator[Growth]:
     """The log as another process sees it while the programs run: every so many seconds, and once they have ended."""
     began, since = time.perf_counter(), datetime.now(UTC)
-    counts = dict.fromkeys(ASSISTANTS, 0)
+    counts = dict.fromkeys(ABOUT, 0)
     labels: dict[str, str] = {}
     seen: dict[str, int] = {}
     newest: tuple[str, log.Event] | None = None

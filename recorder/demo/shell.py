@@ -29,6 +29,10 @@ class Shell:
         self.url = url
         self._main = main
 
+    def on(self, url: str) -> Shell:
+        """The same with another database."""
+        return Shell(url, self._main)
+
     def line(self, *args: str) -> str:
         """The command as one types it."""
         words = ("recorder", "--db", self.url, *args)
@@ -70,31 +74,31 @@ class Shell:
         return [sys.executable, "-P", "-m", "recorder", "--db", self.url, *args]
 
 
-class ProxyProcess:
-    """`recorder proxy` on a free port, from __enter__ until close(), which waits until all is committed.
+class Server:
+    """`recorder proxy` or `recorder serve` on a free port, from __enter__ until close(), which waits for its orderly end.
 
-    origin: where it listens. Raises RecorderError where it does not start.
+    origin: where it listens. Raises RecorderError if it does not start.
     """
 
-    def __init__(self, shell: Shell, upstream: str) -> None:
+    def __init__(self, shell: Shell, *args: str) -> None:
         self.origin = ""
-        self.args = ("proxy", "--upstream", upstream, "--port", "0")
-        self._shell = shell
+        self.args = (*args, "--port", "0")
+        self.shell = shell
         self._process: subprocess.Popen[str] | None = None
         self._said: list[str] = []
         self._ready = threading.Event()
         self._listening: threading.Thread | None = None
 
-    def __enter__(self) -> ProxyProcess:
+    def __enter__(self) -> Server:
         self._process = subprocess.Popen(
-            self._shell.argv(*self.args),
+            self.shell.argv(*self.args),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
         )
-        self._listening = threading.Thread(target=self._listen, name="demo-proxy-stderr", daemon=True)
+        self._listening = threading.Thread(target=self._listen, name=f"demo-{self.args[0]}-stderr", daemon=True)
         self._listening.start()
         try:
             self._ready.wait(_START_SECONDS)
@@ -102,7 +106,8 @@ class ProxyProcess:
             if not self.origin:
                 self.close()
         if not self.origin:
-            raise RecorderError("the recording proxy did not start: " + (self._said[-1] if self._said else "it said nothing"))
+            said = self._said[-1] if self._said else "it said nothing"
+            raise RecorderError(f"recorder {self.args[0]} did not start: {said}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -128,7 +133,7 @@ class ProxyProcess:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._said.append(line.strip())
-            if found := re.match(r"recording (http://\S+)", line):
+            if found := re.match(r"(?:recording|serving .* at) (http://[^/\s]+)", line):
                 self.origin = found[1]
                 self._ready.set()
         self._ready.set()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from recorder.demo.upstream import Upstream
+from recorder.demo.sessions import recording
 from tests.benchmarks.peers import Missing
-from tests.commands import PATIENCE, answer, command, sqlite
+from tests.commands import PATIENCE, answer, command, output, sqlite
 from tests.sdk import environments
 from tests.sdk.matrix import NOWHERE, bare_environment, serving
 
@@ -52,8 +51,10 @@ def test_one_run_over_two_streams_and_again_with_nothing_to_ask(
     record: Callable[[Path, str, Path], str], python: Path, tmp_path: Path
 ) -> None:
     db = tmp_path / "conversation.db"
-    with Upstream(speed=math.inf) as upstream:
-        printed = record(python, upstream.origin, db)
+    upstream = tmp_path / "upstream.db"
+    output("import", str(recording("order")), db=upstream)
+    with serving(upstream) as origin:
+        printed = record(python, origin, db)
     *lines, last = printed.splitlines()
     final = json.loads(last)
     assert final["status"] == "completed"
