@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recorder.protocols.anthropic import STATUSES, answers
+from recorder.protocols.anthropic import answers
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM, Request
@@ -42,13 +42,47 @@ def view(*events: tuple[str, str], request: Request = ASKED) -> RunView:
     return merge(key, [contribution(fold, key)])
 
 
-@pytest.mark.parametrize("reason", [*STATUSES, "one that is new"])
-def test_why_it_stopped_says_how_the_run_came_out(reason: str) -> None:
+@pytest.mark.parametrize(
+    ("reason", "status", "why", "anomalies"),
+    [
+        ("end_turn", "completed", None, []),
+        ("stop_sequence", "completed", None, []),
+        ("tool_use", "completed", None, []),  # without a call there is nothing to be done
+        ("pause_turn", "requires_action", None, []),
+        ("compaction", "requires_action", None, []),
+        ("max_tokens", "incomplete", "max_completion_tokens", []),
+        ("model_context_window_exceeded", "incomplete", "max_prompt_tokens", []),
+        ("refusal", "incomplete", "content_filter", []),
+        ("guardrail_intervened", "incomplete", "content_filter", []),
+        ("sensitive", "incomplete", "content_filter", []),
+        ("network_error", "failed", None, []),
+        ("malformed_tool_use", "failed", None, []),
+        ("one that is new", "incomplete", "one that is new", ["unknown_finish_reason"]),
+    ],
+)
+def test_why_it_stopped_says_how_the_run_came_out(reason: str, status: str, why: str | None, anomalies: list[str]) -> None:
     delta = event("message_delta", delta={"stop_reason": reason}, usage={"output_tokens": 3})
     found = view(begun(input_tokens=1), *text("Hi"), delta, event("message_stop"))
-    calls_for_nothing = reason == "tool_use"  # without a call there is nothing to be done
-    assert found.object["status"] == ("completed" if calls_for_nothing else STATUSES.get(reason, "completed"))
-    assert (found.object["incomplete_details"] is not None) == (STATUSES.get(reason) == "incomplete")
+    assert (found.object["status"], found.object["incomplete_details"]) == (status, why and {"reason": why})
+    assert [kind for _, _, kind, _ in found.anomalies] == anomalies
+    assert (found.object["last_error"] or {}).get("code") == (reason if status == "failed" else None)
+    whole = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "stop_reason": reason}
+    head = json.dumps({"status": 200, "headers": [["content-type", "application/json"]]})
+    assert view(("$response", head), ("$body", json.dumps(whole))).object["status"] == status
+
+
+def test_a_refusal_is_told_with_its_details() -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "This would harm others."}
+    delta = event("message_delta", delta={"stop_reason": "refusal", "stop_details": details})
+    found = view(begun(input_tokens=1), *text("I"), delta, event("message_stop"))
+    assert found.object["incomplete_details"] == {
+        "reason": "content_filter",
+        "category": "cyber",
+        "message": "This would harm others.",
+    }
+    assert found.failure is not None
+    assert found.failure[:3] == ("incomplete", "content_filter", "This would harm others.")
+    assert found.failure.position == 4  # of the message_delta
 
 
 def test_usage_is_overwritten_and_counts_what_the_cache_gave_and_took() -> None:

@@ -606,6 +606,26 @@ def test_timings_tell_the_tokens_where_nothing_else_does(timings: Object, tokens
         ("SAFETY", "incomplete", "content_filter", "content_filter"),
         ("error", "failed", None, None),
         ("insufficient_system_resource", "failed", None, None),
+        ("network_error", "failed", None, None),
+        ("abort", "failed", None, None),
+        ("MALFORMED_FUNCTION_CALL", "failed", None, None),
+        ("function_call_filter: MALFORMED_FUNCTION_CALL", "failed", None, None),
+        ("function_call_filter: SOMETHING_ELSE", "failed", None, None),
+        ("sensitive", "incomplete", "content_filter", "content_filter"),
+        ("content-filter", "incomplete", "content_filter", "content_filter"),
+        ("RECITATION", "incomplete", "content_filter", "content_filter"),
+        ("content_filter: RECITATION", "incomplete", "content_filter", "content_filter"),
+        ("content_filter: a reason of its own", "incomplete", "content_filter", "content_filter"),
+        ("FinishReason.PROHIBITED_CONTENT", "incomplete", "content_filter", "content_filter"),
+        ("FinishReason.STOP", "completed", None, None),
+        ("refusal", "incomplete", "content_filter", "content_filter"),
+        ("model_context_window_exceeded", "incomplete", "max_prompt_tokens", "max_tokens"),
+        ("time_limit", "incomplete", "time_limit", None),
+        ("pause_turn", "incomplete", "pause_turn", None),
+        ("user_cancel", "cancelled", None, None),
+        ("eos", "completed", None, None),
+        ("eos_token", "completed", None, None),
+        ("COMPLETE", "completed", None, None),
     ],
 )
 def test_the_status_of_a_run_is_what_its_choice_finished_with(finish: str, status: str, reason: Any, of_message: Any) -> None:
@@ -619,7 +639,34 @@ def test_the_status_of_a_run_is_what_its_choice_finished_with(finish: str, statu
     assert source(view)["choices"][0]["finish_reason"] == finish
 
 
-@pytest.mark.parametrize("finish", ["tool_calls", "function_call", "stop", "tool_use"])
+def test_a_finish_reason_that_no_table_has_is_an_anomaly_and_no_success() -> None:
+    view = viewed(saying({"content": "Hi"}, finish="a new one"))
+    assert (view.object["status"], view.object["incomplete_details"], view.state) == (
+        "incomplete",
+        {"reason": "a new one"},
+        "ended",
+    )
+    assert kinds(view) == ["unknown_finish_reason"]
+    assert view.failure is not None
+    assert view.failure[:2] == ("incomplete", "a new one")
+    whole = merge(KEY, [contribution(body(completion(finish="a new one"), CHAT), KEY)])
+    assert (whole.object["status"], kinds(whole)) == ("incomplete", ["unknown_finish_reason"])
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "none", None, "not_finished"])
+def test_a_finish_reason_that_says_nothing_yet_finishes_nothing(nothing: str | None) -> None:
+    early = [chunk(choice({"content": piece}, nothing)) for piece in ("Hel", "lo")]
+    view = viewed([*early, chunk(choice({}, "length")), END])
+    assert (texts(view), view.status, kinds(view)) == (["Hello"], "incomplete", [])
+    assert viewed([*early, END]).state == "unknown"
+
+
+def test_a_finish_reason_that_is_an_object_says_its_type() -> None:
+    reason: Any = {"type": "abort", "message": "input too long", "status_code": 400}
+    assert viewed([*said()[:-2], chunk(choice({}, reason)), END]).status == "failed"
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "function_call", "stop", "tool_use", "a new one"])
 def test_pending_calls_decide_and_not_the_finish_reason(finish: str) -> None:
     view = viewed([*called()[:-2], chunk(choice({}, finish)), END])
     assert (view.object["status"], view.status, view.state) == ("requires_action", "requires_action", "waiting")

@@ -62,6 +62,7 @@ FOLDER_ORDER = {
         "partial",
         "view",
         "failure",
+        "endings",
         "objects",
         "assistants",
         "response_run",

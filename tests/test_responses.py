@@ -265,6 +265,25 @@ def test_a_final_event_ends_the_response_though_its_payload_says_otherwise() -> 
     assert viewed([*begun(), *typed(whole("completed", response("incomplete")))]).object["status"] == "incomplete"
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "anomalies"),
+    [
+        ({"status": "canceled"}, "cancelled", []),
+        ({"status": "error"}, "failed", []),
+        ({"error": {"code": "server_error", "message": "sorry"}}, "failed", []),
+        ({"status": "completed", "error": None}, "completed", []),
+        ({"status": "paused"}, "paused", ["unknown_status"]),
+    ],
+)
+def test_the_status_of_a_response_that_came_whole_in_whatever_words(said: Any, status: str, anomalies: list[str]) -> None:
+    whole = {"id": "resp_1", "object": "response", "output": [], **said}
+    fold = body(whole, RESPONSES)
+    fold.feed(fold.position + 1, 0, "$end", '{"outcome":"done"}')
+    view = merge("resp_1", [contribution(fold, "resp_1")])
+    assert (view.object["status"], kinds(view)) == (status, anomalies)
+    assert (view.failure is not None) == (status != "completed")
+
+
 def test_what_comes_after_the_end_is_flagged_and_changes_nothing() -> None:
     late = typed({"type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": "!"})
     view = viewed(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recorder import jsontext
-from recorder.protocols import objects
+from recorder.protocols import endings, objects
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import as_list, as_object, as_output, as_text, error, is_id, value
@@ -22,7 +22,7 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "anthropic"
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 STREAMED = {
     "text_delta": ("text", "text"),
@@ -32,22 +32,6 @@ STREAMED = {
 }
 """type of a delta → (its field, the text of the block that it goes on with)."""
 
-STATUSES = {
-    "end_turn": "completed",
-    "stop_sequence": "completed",
-    "tool_use": "requires_action",
-    "pause_turn": "requires_action",
-    "max_tokens": "incomplete",
-    "model_context_window_exceeded": "incomplete",
-    "refusal": "incomplete",
-}
-"""stop_reason → status of the run; one that is not known completes it."""
-
-_REASONS = {
-    "max_tokens": "max_completion_tokens",
-    "model_context_window_exceeded": "max_prompt_tokens",
-    "refusal": "content_filter",
-}
 _MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
 _SAME = ("temperature", "top_p", "tools", "tool_choice", "metadata")
 _EXTRAS = ("top_k", "stop_sequences", "thinking", "service_tier", "container", "mcp_servers")
@@ -134,6 +118,7 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part = partial.part(partial.run_key, position, offset_us)
     part.object |= {"message": {key: each for key, each in found.items() if key != "content"}, "asked": partial.asked}
     part.terminal = part.begun = True
+    _check_reason(part, position)
     part.first_delta_us = part.first_text_us = offset_us
     for at, block in enumerate(found["content"]):
         part.touch(str(at))
@@ -148,13 +133,14 @@ def present(run: MergedRun) -> Shown:
     blocks = [(key, _whole(block.object)) for key, block in sorted(run.family("blocks").items(), key=lambda each: int(each[0]))]
     pending = [block for _, block in blocks if block.get("type") == "tool_use" and block.get("id") not in run.answered]
     status, reason = _status(message.get("stop_reason"), run.terminal, bool(failure), bool(pending))
-    broken = {"code": failure.get("code"), "message": failure.get("message") or "no reason was given"}
+    stop_reason = as_text(message.get("stop_reason"))
+    broken = {"code": failure.get("code") or stop_reason, "message": failure.get("message") or f"it stopped with {stop_reason}"}
     object = objects.run(
         run.id,
         status=status,
         required_action=_required_action(pending) if status == "requires_action" and pending else None,
         last_error=broken if status == "failed" else None,
-        incomplete_details={"reason": reason} if reason else None,
+        incomplete_details=_incomplete_details(reason, message.get("stop_details")),
         model=message.get("model") or asked.get("model"),
         **{key: asked.get(key) for key in _SAME},
         max_completion_tokens=asked.get("max_tokens"),
@@ -209,8 +195,15 @@ def _on_message_delta(part: Part, event: Object) -> None:
     message |= delta
     if usage := as_object(event.get("usage")):
         message["usage"] = {**as_object(message.get("usage")), **usage}
-    if isinstance(delta.get("stop_reason"), str):
+    if endings.said(delta.get("stop_reason")) is not None:
         part.terminal = True
+        _check_reason(part, part.last)
+
+
+def _check_reason(part: Part, position: int) -> None:
+    reason = endings.said(part.object["message"].get("stop_reason"))
+    if reason is not None and not endings.is_known(endings.ANTHROPIC, reason):
+        part.anomaly(position, "unknown_finish_reason", f"the message stopped with {reason}")
 
 
 def _note(part: Part, block: Object) -> None:
@@ -224,14 +217,22 @@ def _note(part: Part, block: Object) -> None:
 
 def _status(stop_reason: Any, over: bool, broken: bool, pending: bool) -> tuple[str, str | None]:
     """(status, the reason why it is incomplete)"""
+    reason = endings.said(stop_reason)
     if broken:
         return "failed", None
-    if not isinstance(stop_reason, str):
+    if reason is None:
         return ("completed" if over else "in_progress"), None
-    status = STATUSES.get(stop_reason, "completed")
-    if stop_reason == "tool_use" and not pending:
-        status = "completed"
-    return status, _REASONS.get(stop_reason)
+    found = endings.ending(endings.ANTHROPIC, reason)
+    if pending and (found.status == "completed" or not found.known):
+        return "requires_action", None  # a stop reason that says nothing of the calls (others' models): the client has them whole
+    return found.status, found.reason
+
+
+def _incomplete_details(reason: str | None, details: Any) -> Object | None:
+    """Why it is incomplete; of a refusal also what kind it is, and the words that explain it."""
+    given = as_object(details)
+    more = {"category": given.get("category"), "message": given.get("explanation")}
+    return {"reason": reason, **{key: found for key, found in more.items() if found is not None}} if reason else None
 
 
 def _usage(usage: Any) -> Object | None:
@@ -303,7 +304,7 @@ def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> 
                 found.append(([index], "tool_calls", [call]))
     waits = {block.get("id") for _, block in blocks if block.get("type") == "tool_use"} - set(run.answered)
     ended = "completed" if run.terminal else "in_progress"
-    over = object["status"] if object["status"] in ("failed", "incomplete") else ended
+    over = object["status"] if object["status"] in ("failed", "incomplete", "cancelled") else ended
     for number, (indexes, type, details) in enumerate(found, 1):
         id = f"{run.id}:{indexes[0]}:{type}"
         own = "completed" if number < len(found) else over
@@ -333,7 +334,7 @@ def _message(object: Object, blocks: list[tuple[str, Object]], reason: str | Non
     if not texts:
         return None
     status = str(object["status"])
-    own = {"failed": "incomplete", "requires_action": "completed"}.get(status, status)
+    own = {"failed": "incomplete", "cancelled": "incomplete", "requires_action": "completed"}.get(status, status)
     content = [
         {"type": "text", "text": {"value": as_text(each.get("text")) or "", "annotations": as_list(each.get("citations"))}}
         for each in texts

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-from recorder.protocols import deltas
+from recorder.protocols import deltas, endings
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
 from recorder.protocols.view import EntityView, Merged, MergedRun, Shown
@@ -30,7 +30,7 @@ from recorder.vocabulary import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, S
 
 NAME = "assistants"
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 """Raise it when the fold's result changes: streams folded by an older version are folded again by themselves."""
 
 # What may follow which status. One that is not listed is one that we do not know, and anything may follow it.
@@ -270,6 +270,8 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
     if before in RUN_TRANSITIONS and status in RUN_TRANSITIONS and status not in RUN_TRANSITIONS[before]:
         kind = "resurrected" if part.terminal and status not in RUN_TERMINAL else "illegal_transition"
         part.anomaly(position, kind, f"run from {before} to {status}")
+    if status is not None and status not in endings.ASSISTANTS:
+        part.anomaly(position, "unknown_status", f"run {status}")
     part.object.update(payload)
     part.object["status"] = status
     part.begun = part.begun or name == "thread.run.created"

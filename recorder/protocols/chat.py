@@ -23,7 +23,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.protocols import deltas
+from recorder.protocols import deltas, endings
 from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, present
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import Entity, Part, Partial, Request
@@ -166,13 +166,16 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part = _part(partial, position, offset_us)
     choices = [choice for choice in found["choices"] if isinstance(choice, dict)]
     part.object |= {"completion": found, "whole": True, "done": True}
-    part.object["open"] = sum(choice.get("finish_reason") is None for choice in choices)
+    reasons = [endings.said(choice.get("finish_reason")) for choice in choices]
+    part.object["open"] = reasons.count(None)
     part.created = stamp(found.get("created"))
     part.first_delta_us = part.first_text_us = offset_us
     part.families = {"choices": {str(at): Entity(position) for at in range(len(choices))}}
     for choice in choices:
         for _, id, _ in calls_of(choice.get("message")):
             _note(part, id)
+    for at, reason in enumerate(reasons):
+        _check_reason(part, Spot(position, offset_us, str(at)), reason)
     _settle(part)
     for given in (found, *choices):
         if isinstance(given.get("error"), (dict, str)) and given["error"]:
@@ -272,7 +275,7 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
         else:
             own[key] = found
     _on_logprobs(own, choice.get("logprobs"))
-    delta, whole, finish_reason = choice.get("delta"), choice.get("message"), choice.get("finish_reason")
+    delta, whole, reason = choice.get("delta"), choice.get("message"), choice.get("finish_reason")
     if isinstance(delta, dict) and delta:
         _on_delta(part, spot, message, delta, own.get("finish_reason") is not None)
     elif isinstance(whole, dict) and whole and delta is None:
@@ -280,16 +283,23 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
         message.object, message.terminal = whole, True
         for _, id, _ in calls_of(whole):
             _note(part, id)
-    if isinstance(finish_reason, str) and finish_reason:
+    finish_reason = None if reason is None else endings.said(reason)
+    if finish_reason is not None:
         if own.get("finish_reason") is None:
             own["finish_reason"] = finish_reason
             part.object["open"] -= 1
+            _check_reason(part, spot, finish_reason)
             _on_finish(part, spot)
             if isinstance(whole, dict) and isinstance(delta, dict) and whole.get("content") != delta.get("content"):
                 _replace_texts(part, spot, message, whole)  # perplexity sends the whole beside each delta, writer a copy of it
         elif finish_reason != own["finish_reason"]:
             detail = f"choice {spot.choice} finished with {own['finish_reason']}, then with {finish_reason}"
             part.anomaly(spot.position, "illegal_transition", detail)
+
+
+def _check_reason(part: Part, spot: Spot, reason: str | None) -> None:
+    if reason is not None and not endings.is_known(endings.CHAT, reason):
+        part.anomaly(spot.position, "unknown_finish_reason", f"choice {spot.choice} finished with {reason}")
 
 
 def _on_finish(part: Part, spot: Spot) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.protocols import objects
+from recorder.protocols import endings, objects
+from recorder.protocols.endings import Ending
 from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
@@ -30,34 +31,30 @@ _EXTRAS = (
 ASKED = ("model", *_SAME, "max_completion_tokens", "max_tokens", *_EXTRAS)
 """Fields of a request that its run shows: the answer does not repeat them."""
 
-_INCOMPLETE = {
-    "length": "max_completion_tokens",
-    "max_tokens": "max_completion_tokens",
-    "model_length": "max_completion_tokens",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-}
-"""finish_reason → the reason that a run gives for being incomplete; those that are not OpenAI's are other servers'."""
+_MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
 
-_MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "content_filter": "content_filter"}
-
-_FAILED = frozenset({"error", "insufficient_system_resource"})
+_BROKEN = ("failed", "incomplete", "cancelled")
 
 _COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Choice(NamedTuple):
-    """number, finish_reason and message as the completion has them; status: in_progress, completed, incomplete or failed.
+    """number, finish_reason and message as the completion has them; ending: what that reason stands for, None before any.
 
     calls: (tool call in the form that steps have it, whether the client has yet to answer it). where: a JSON pointer.
     """
 
     number: int
     finish_reason: str | None
-    status: str
+    ending: Ending | None
     message: Object
     calls: list[tuple[Object, bool]]
     where: str
+
+    @property
+    def status(self) -> str:
+        """in_progress, completed, incomplete, cancelled or failed."""
+        return self.ending.status if self.ending else "in_progress"
 
 
 def present(run: MergedRun) -> Shown:
@@ -187,19 +184,11 @@ def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice
             index += 1
         taken.add(index)
         message = as_object(choice.get("message"))
-        finish_reason = as_text(choice.get("finish_reason")) or None
-        status = _choice_status(finish_reason)
-        calls = [
-            (_with_output(call, answered), status == "completed" and call["id"] not in answered) for call in _tool_calls(message)
-        ]
-        yield Choice(index, finish_reason, status, message, calls, f"/source_object/choices/{at}")
-
-
-def _choice_status(finish_reason: str | None) -> str:
-    if finish_reason is None:
-        return "in_progress"
-    reason = finish_reason.lower()
-    return "incomplete" if reason in _INCOMPLETE else "failed" if reason in _FAILED else "completed"
+        finish_reason = endings.said(choice.get("finish_reason"))
+        ended = None if finish_reason is None else endings.ending(endings.CHAT, finish_reason)
+        given = ended is not None and (ended.status == "completed" or not ended.known)  # calls that the client has whole
+        calls = [(_with_output(call, answered), given and call["id"] not in answered) for call in _tool_calls(message)]
+        yield Choice(index, finish_reason, ended, message, calls, f"/source_object/choices/{at}")
 
 
 def _tool_calls(message: Object) -> Iterator[Object]:
@@ -235,9 +224,8 @@ def _status(over: bool, choices: list[Choice], broken: bool, pending: bool) -> t
     if pending:
         return "requires_action", None
     if "incomplete" in statuses:
-        reasons = (_INCOMPLETE.get((choice.finish_reason or "").lower()) for choice in choices)
-        return "incomplete", next(reason for reason in reasons if reason)
-    return "completed", None
+        return "incomplete", next(each.reason for choice in choices if (each := choice.ending) and each.reason)
+    return "cancelled" if "cancelled" in statuses else "completed", None
 
 
 def _required_action(pending: list[Object]) -> Object:
@@ -290,7 +278,7 @@ def _steps(run: MergedRun, object: Object, choice: Choice) -> Iterator[EntityVie
         found.append(("message_creation", {"message_id": f"{run.id}:{choice.number}:message"}))
     if choice.calls:
         found.append(("tool_calls", [call for call, _ in choice.calls]))  # type: ignore[arg-type]
-    broken = object["status"] if run.terminal and object["status"] in ("failed", "incomplete") else None
+    broken = object["status"] if run.terminal and object["status"] in _BROKEN else None
     for number, (type, details) in enumerate(found, 1):
         id = f"{run.id}:{choice.number}:{type}"
         own = "completed" if number < len(found) else choice.status
@@ -306,8 +294,8 @@ def _message(object: Object, choice: Choice) -> EntityView | None:
     if not content:
         return None
     id = f"{object['id']}:{choice.number}:message"
-    reason = _MESSAGE_REASONS.get(_INCOMPLETE.get((choice.finish_reason or "").lower()) or "")
-    own = "incomplete" if choice.status in ("failed", "incomplete") else choice.status
+    reason = _MESSAGE_REASONS.get((choice.ending.reason if choice.ending else None) or "")
+    own = "incomplete" if choice.status in _BROKEN else choice.status
     message = objects.message(object, id, as_text(choice.message.get("role")) or "assistant", own, content, reason)
     audio = choice.message.get("audio")
     if isinstance(audio, dict):

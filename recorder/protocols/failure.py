@@ -42,8 +42,9 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
         at = ended or (last.stream_id, last.position)
         if status in _STATUSES:
             said = as_object(view.object.get("last_error")) or (view.error or {})
-            reason = as_text(as_object(view.object.get("incomplete_details")).get("reason"))
-            return Failure(str(status), reason or error_code(said) or str(status), as_text(said.get("message")), *at)
+            details = as_object(view.object.get("incomplete_details"))
+            code = as_text(details.get("reason")) or error_code(said) or str(status)
+            return Failure(str(status), code, as_text(said.get("message")) or as_text(details.get("message")), *at)
         return next((_of_call(step, call, at) for step in view.steps for call in failed_calls(step)), None)
     if view.error is not None:
         position = view.error.get("position")

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+from recorder.protocols import endings
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import STREAM, UNNUMBERED, Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
@@ -30,7 +31,7 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "responses"
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
@@ -246,7 +247,9 @@ def _on_response(
     if not new and (part.terminal or (part.number is not None and number is not None and number < part.number)):
         return
     before = part.object.get("status")
-    status = _status(name, response.get("status"))
+    status = _status(name, response)
+    if status is not None and status not in endings.RESPONSES:
+        part.anomaly(position, "unknown_status", f"response {status}")
     if before in TRANSITIONS and status in TRANSITIONS and status not in TRANSITIONS[before]:
         kind = "resurrected" if part.terminal and status not in TERMINAL else "illegal_transition"
         part.anomaly(position, kind, f"response from {before} to {status}")
@@ -289,11 +292,15 @@ def _key(partial: Partial, name: str, id: Any, position: int) -> str:
     return str(id)
 
 
-def _status(name: str, said: Any) -> str | None:
-    """The response's status: as it says, but a final event is one whatever it says."""
-    of_event = _ENDS.get(name)
+def _status(name: str, response: dict[str, Any]) -> str | None:
+    """The response's status: as it says, but a final event is one whatever it says, and one with an error alone has failed."""
+    said, of_event = response.get("status"), _ENDS.get(name)
     if isinstance(said, str):
-        return said if said in TERMINAL or of_event is None else of_event
+        known = endings.RESPONSES.get(said)
+        status = said if known is None else known.status
+        return status if status in TERMINAL or of_event is None else of_event
+    if of_event is None and isinstance(response.get("error"), dict) and response["error"]:
+        return "failed"
     return of_event or {"response.created": "in_progress"}.get(name, name.removeprefix("response.") or None)
 
 
@@ -632,9 +639,11 @@ _ENDS = {
     "response.failed": "failed",
     "response.incomplete": "incomplete",
     "response.cancelled": "cancelled",
+    "response.canceled": "cancelled",
+    "response.error": "failed",
     "response.done": "completed",
 }
-"""Event names that end a response, and the status they stand for. The last two are gateways'."""
+"""Event names that end a response, and the status they stand for. The last four are gateways'."""
 
 _DELTAS = {f"{name}.delta": streamed for name, streamed in STREAMED.items()}
 
