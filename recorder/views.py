@@ -109,7 +109,7 @@ VIEWS = {
             "first_text_s": "seconds from that beginning to the first text for the user; null where there was none",
             **_TOKENS,
             "usage_source": "who said the tokens: run, steps (their sum), response; null where nobody did",
-            "cost_usd": "US dollars, by the price of its model on its day; null where that or its tokens are not known",
+            "cost_usd": "US dollars, by its model's price on its day, else as the provider says; null where neither is known",
             "price_date": "the day from which that price holds; null where the list says none",
             "steps": "how many steps",
             "tool_calls": "how many tool calls",

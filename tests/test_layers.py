@@ -60,6 +60,7 @@ FOLDER_ORDER = {
         "payload",
         "deltas",
         "partial",
+        "usage",
         "view",
         "failure",
         "endings",

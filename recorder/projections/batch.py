@@ -146,6 +146,7 @@ def _replace_runs(
             insert(connection, table, found)
     _move_streams(connection, places, states)
     costs.forget(connection, keys)
+    costs.report(connection, views)
     note(connection, *_touched(connection, [], keys), {view.key for view in views if view.is_run} if prices.wanted() else ())
     return places
 

@@ -6,16 +6,19 @@ cost in the same transaction, and has it again when what was noted is summed up;
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from recorder import jsontext
 from recorder.database import metadata, slices
 from recorder.log import streams
-from recorder.prices import Prices, Tokens
+from recorder.prices import Cost, Prices, Tokens
 from recorder.projections.runs import runs
+from recorder.protocols.usage import iterations, reported_cost
+from recorder.protocols.view import RunView
 
 costs = sa.Table(
     "costs",
@@ -24,11 +27,14 @@ costs = sa.Table(
     sa.Column("cost_nusd", sa.BigInteger, nullable=False),
     sa.Column("price_date", sa.Text),  # the day from which that price holds; null where the list says none
     sa.Column("price_model", sa.Text, nullable=False),  # the model as the price list names it
-    sa.Column("source", sa.Text, nullable=False),  # the price list and its version, or the user's file
+    sa.Column("source", sa.Text, nullable=False),  # the price list and its version, the user's file, or PROVIDER
     sqlite_with_rowid=False,
 )
 
 TABLES = (costs,)
+
+PROVIDER = "provider"
+"""The source of a cost that the answer itself reports, which counts where no price is known."""
 
 COSTS = ("runs_with_cost", "cost_nusd")
 """What sums say of costs: how many of their runs have one, and what these cost; null where none has."""
@@ -64,7 +70,7 @@ class Priced(NamedTuple):
 _RUNS = sa.select(
     *(runs.c[name] for name in ("run_key", "protocol", "model", "hour", "began_at", "session_id")),
     *(runs.c[name] for name in ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")),
-    streams.c.host,
+    *(streams.c.host, runs.c.usage),
     *costs.c[1:],
 ).select_from(
     runs.outerjoin(streams, streams.c.stream_id == runs.c.stream_id).outerjoin(costs, costs.c.run_key == runs.c.run_key)
@@ -81,9 +87,9 @@ def apply(connection: sa.Connection, keys: Iterable[str], prices: Prices) -> Pri
     new: list[dict[str, Any]] = []
     for some in slices(keys):
         for key, protocol, model, hour, began_at, session_id, *given in connection.execute(_RUNS.where(runs.c.run_key.in_(some))):
-            tokens, (host, *had) = Tokens(*given[:5]), given[5:]
+            tokens, (host, usage, *had) = Tokens(*given[:5]), given[5:]
             count += 1
-            cost = prices.cost(protocol, host or "", model, began_at or hour, tokens)
+            cost = _priced(prices, protocol, host or "", model, began_at or hour, tokens, usage) or _reported(model, usage)
             if cost is not None:
                 found += 1
                 after += cost.nusd
@@ -107,6 +113,38 @@ def apply(connection: sa.Connection, keys: Iterable[str], prices: Prices) -> Pri
     return Priced(
         count, found, len({*gone, *(row["run_key"] for row in new)}), without_usage, unknown, hours, sessions, before, after
     )
+
+
+def _priced(
+    prices: Prices, protocol: str | None, host: str, model: str | None, at: datetime, tokens: Tokens, usage: str | None
+) -> Cost | None:
+    """What a run costs; one that was billed one by one is the sum of that, each at the price of its model and by its size."""
+    if usage is None or '"iterations"' not in usage:
+        return prices.cost(protocol, host, model, at, tokens)
+    found = [
+        prices.cost(protocol, host, its_model or model, at, Tokens(*counts[:5]))
+        for its_model, counts in iterations(jsontext.object_of(usage))
+    ]
+    known = [cost for cost in found if cost is not None]
+    if not known or len(known) < len(found):
+        return None if found else prices.cost(protocol, host, model, at, tokens)
+    return known[-1]._replace(nusd=sum(cost.nusd for cost in known))
+
+
+def _reported(model: str | None, usage: str | None) -> Cost | None:
+    nusd = None if usage is None or "cost" not in usage else reported_cost(jsontext.object_of(usage))
+    return None if nusd is None else Cost(nusd, model or "", None, PROVIDER)
+
+
+def report(connection: sa.Connection, views: Sequence[RunView]) -> None:
+    """Write what the answers report of these runs' costs, which have none yet; where prices are known those replace them."""
+    found = [
+        {"run_key": view.key, "cost_nusd": nusd, "price_model": str(view.object.get("model") or "")[:200], "source": PROVIDER}
+        for view in views
+        if view.is_run and (nusd := reported_cost(view.object.get("usage"))) is not None
+    ]
+    if found:
+        connection.execute(costs.insert(), found)
 
 
 def forget(connection: sa.Connection, keys: Iterable[str]) -> None:

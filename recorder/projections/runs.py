@@ -11,10 +11,10 @@ from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata
 from recorder.protocols.failure import calls_of
 from recorder.protocols.payload import as_object
+from recorder.protocols.usage import Counts, read
 from recorder.protocols.view import RunView
 from recorder.schema import name as name
 from recorder.schema import text as text
-from recorder.steps import Usage
 
 FAILED = ("failed", "expired", "incomplete")
 """Statuses of runs that did not do what they were asked to. (A cancelled one did.)"""
@@ -140,7 +140,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "error_code": text((view.error or {}).get("code")) or text((view.error or {}).get("type")),
                 "error_message": text((view.error or {}).get("message")),
                 "required_action_type": text(action.get("type")),
-                **(usage_columns(run.get("usage")) if view.usage_source != "steps" else _sum_of_steps(view)),
+                **(usage_columns(run.get("usage"), view.counts) if view.usage_source != "steps" else _sum_of_steps(view)),
                 "usage_source": view.usage_source,
                 "failure_kind": failure.kind if failure else None,
                 "failure_code": name(failure.code) if failure else None,
@@ -184,10 +184,12 @@ def _alias(view: RunView) -> str | None:
     return found if found != view.key else None
 
 
-def usage_columns(usage: Any) -> dict[str, Any]:
-    """Counters of a usage object, null where it does not say them, and the object verbatim."""
-    counted = Usage.of(as_object(usage))
-    found = {name: tokens(getattr(counted, name)) for name in COUNTERS}
+def usage_columns(usage: Any, counts: Counts | None = None) -> dict[str, Any]:
+    """Counters of a usage object, null where it does not say them, and the object verbatim. counts: where they were read."""
+    if counts is None:
+        reading = read(usage)
+        counts = reading.counts if reading else Counts()
+    found = {f"{name}_tokens": tokens(value) for name, value in counts._asdict().items()}
     return {**found, "usage": jsontext.dumps(usage) if isinstance(usage, dict) else None}
 
 

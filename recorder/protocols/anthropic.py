@@ -16,6 +16,7 @@ from recorder.protocols import endings, objects
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import as_list, as_object, as_output, as_text, error, is_id, value
+from recorder.protocols.usage import COST_FIELDS, Reading, follow, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
@@ -92,7 +93,12 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
         message = as_object(event.get("message"))
         partial.run_key = message["id"] if is_id(message.get("id")) else f"anthropic_{partial.stream_id}"
         part = partial.part(partial.run_key, position, offset_us)
-        part.object |= {"message": {key: found for key, found in message.items() if key != "content"}, "asked": partial.asked}
+        part.object |= {
+            "message": {key: found for key, found in message.items() if key not in ("content", "usage")},
+            "asked": partial.asked,
+        }
+        if usage := as_object(message.get("usage")):
+            _on_usage(part, usage)
         part.begun = True
     if partial.run_key is None or kind == "ping":
         return
@@ -135,6 +141,7 @@ def present(run: MergedRun) -> Shown:
     status, reason = _status(message.get("stop_reason"), run.terminal, bool(failure), bool(pending))
     stop_reason = as_text(message.get("stop_reason"))
     broken = {"code": failure.get("code") or stop_reason, "message": failure.get("message") or f"it stopped with {stop_reason}"}
+    reading = _usage(message.get("usage"))
     object = objects.run(
         run.id,
         status=status,
@@ -144,12 +151,12 @@ def present(run: MergedRun) -> Shown:
         model=message.get("model") or asked.get("model"),
         **{key: asked.get(key) for key in _SAME},
         max_completion_tokens=asked.get("max_tokens"),
-        usage=_usage(message.get("usage")),
+        usage=shown(_kept(message["usage"]), reading.counts) if reading else None,
         extras={key: asked[key] for key in _EXTRAS if key in asked},
     )
     source = {**message, "content": [block for _, block in blocks]}
     said = _message(object, blocks, reason)
-    return Shown(object, list(_steps(run, object, blocks)), [said] if said else [], source, status)
+    return Shown(object, list(_steps(run, object, blocks)), [said] if said else [], source, status, reading)
 
 
 # Events
@@ -194,10 +201,18 @@ def _on_message_delta(part: Part, event: Object) -> None:
     delta, message = as_object(event.get("delta")), part.object.setdefault("message", {})
     message |= delta
     if usage := as_object(event.get("usage")):
-        message["usage"] = {**as_object(message.get("usage")), **usage}
+        _on_usage(part, usage)
     if endings.said(delta.get("stop_reason")) is not None:
         part.terminal = True
         _check_reason(part, part.last)
+
+
+def _on_usage(part: Part, usage: Object) -> None:
+    """The usage of message_start, and what message_delta says of it: counts are cumulative, null says nothing."""
+    message = part.object["message"]
+    have = message["usage"] = as_object(message.get("usage"))
+    if fell := follow(have, usage):
+        part.anomaly(part.last, "usage_fell", ", ".join(fell))
 
 
 def _check_reason(part: Part, position: int) -> None:
@@ -235,20 +250,19 @@ def _incomplete_details(reason: str | None, details: Any) -> Object | None:
     return {"reason": reason, **{key: found for key, found in more.items() if found is not None}} if reason else None
 
 
-def _usage(usage: Any) -> Object | None:
-    """Token counts as OpenAI's count: the prompt with what the cache gave and took."""
-    given = as_object(usage)
-    read, output = given.get("input_tokens"), given.get("output_tokens")
-    if type(read) is not int and type(output) is not int:
+def _usage(usage: Any) -> Reading | None:
+    """Token counts as OpenAI's count: the API says no total."""
+    reading = read(usage, dialect="anthropic")
+    if reading is None or (reading.counts.prompt is None and reading.counts.completion is None):
         return None
-    written, cached = (given.get(key) for key in ("cache_creation_input_tokens", "cache_read_input_tokens"))
-    prompt = sum(count for count in (read, written, cached) if type(count) is int) if type(read) is int else None
-    total = prompt + output if prompt is not None and type(output) is int else None
-    found: Object = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": total}
-    details = {"cached_tokens": cached, "cache_write_tokens": written}
-    if known := {key: count for key, count in details.items() if type(count) is int}:
-        found["prompt_tokens_details"] = known
-    return found
+    prompt, completion = reading.counts.prompt, reading.counts.completion
+    total = None if prompt is None or completion is None else prompt + completion
+    return reading._replace(counts=reading.counts._replace(total=total))
+
+
+def _kept(usage: Object) -> Object:
+    """What a usage says of costs, and of what was billed one by one."""
+    return {key: usage[key] for key in (*COST_FIELDS, "iterations") if usage.get(key) is not None}
 
 
 def _required_action(pending: list[Object]) -> Object:

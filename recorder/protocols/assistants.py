@@ -25,6 +25,7 @@ from typing import Any
 from recorder.protocols import deltas, endings
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.usage import follow, read
 from recorder.protocols.view import EntityView, Merged, MergedRun, Shown
 from recorder.vocabulary import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
 
@@ -137,7 +138,8 @@ def present(run: MergedRun) -> Shown:
         EntityView(message.id, {"id": message.id} | message.object, message.terminal)
         for message in _in_order(run.family("messages"))
     ]
-    return Shown(run.object, steps, messages, status=_effective(run) if isinstance(status, str) else None)
+    reading = read(run.object.get("usage"), run.object.get("model"))
+    return Shown(run.object, steps, messages, status=_effective(run) if isinstance(status, str) else None, reading=reading)
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
@@ -272,12 +274,25 @@ def _on_run(partial: Partial, position: int, offset_us: int, name: str, payload:
         part.anomaly(position, kind, f"run from {before} to {status}")
     if status is not None and status not in endings.ASSISTANTS:
         part.anomaly(position, "unknown_status", f"run {status}")
-    part.object.update(payload)
+    _update(part, part.object, position, payload)
     part.object["status"] = status
     part.begun = part.begun or name == "thread.run.created"
     part.created = stamp(part.object.get("created_at"))
     part.terminal = status in RUN_TERMINAL
     clear(part.object, payload)
+
+
+def _update(part: Part, object: dict[str, Any], position: int, payload: dict[str, Any]) -> None:
+    """Overwrite what a snapshot says; of a usage what it says of it."""
+    usage = object.get("usage")
+    object.update(payload)
+    if isinstance(usage, dict):
+        object["usage"] = usage
+        if isinstance(payload.get("usage"), dict) and (fell := follow(usage, payload["usage"])):
+            part.anomaly(position, "usage_fell", f"{payload.get('id')}: {', '.join(fell)}")
+    elif isinstance(payload.get("usage"), dict):
+        object["usage"] = {}
+        follow(object["usage"], payload["usage"])  # a copy: later snapshots go on with it
 
 
 def _on_step(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
@@ -322,7 +337,7 @@ def _snapshot(
     elif content:
         entity.delta[field] = deepcopy(payload[field])  # later deltas extend it; the snapshot stays as it came
     kept = entity.object.get(field)
-    entity.object.update(payload)
+    _update(part, entity.object, position, payload)
     entity.object["status"] = status
     if not content and kept and not ends:
         entity.object[field] = kept

@@ -18,7 +18,7 @@ Obfuscation and padding are not folded; they stay in the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, pre
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.usage import follow
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
 
@@ -166,6 +167,8 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part = _part(partial, position, offset_us)
     choices = [choice for choice in found["choices"] if isinstance(choice, dict)]
     part.object |= {"completion": found, "whole": True, "done": True}
+    if not found.get("usage"):
+        part.object["usage"] = next((usage for _, usage in _usages(found, choices)), None)
     reasons = [endings.said(choice.get("finish_reason")) for choice in choices]
     part.object["open"] = reasons.count(None)
     part.created = stamp(found.get("created"))
@@ -237,9 +240,8 @@ def _on_chunk(part: Part, position: int, offset_us: int, chunk: Object, choices:
         elif key == "id" and found and found != completion["id"] and "ids" not in part.object:
             part.object["ids"] = "differ"
             part.anomaly(position, "id_changed", f"{completion['id']!s:.100}, then {found!s:.100}, in the middle of one stream")
-    usage = _usage(chunk, choices)
-    if usage is not None:
-        completion["usage"] = usage
+    for holder, usage in _usages(chunk, choices):
+        _on_usage(part, position, holder, usage)
     for at, choice in enumerate(choices):
         if isinstance(choice, dict):
             index = choice.get("index")
@@ -247,14 +249,32 @@ def _on_chunk(part: Part, position: int, offset_us: int, chunk: Object, choices:
             _on_choice(part, Spot(position, offset_us, str(number)), choice)
 
 
-def _usage(chunk: Object, choices: list[Any]) -> Object | None:
-    """The usage that a chunk has: its own, one in a choice (Moonshot), or in x_groq."""
-    groq = chunk.get("x_groq")
-    for holder in (chunk, *choices, groq):
-        usage = holder.get("usage") if isinstance(holder, dict) else None
+def _usages(chunk: Object, choices: list[Any]) -> Iterator[tuple[str, Object]]:
+    """(where it is, usage) of what a chunk says: its own, else those of its choices (Moonshot), else that in x_groq."""
+    own, groq = chunk.get("usage"), chunk.get("x_groq")
+    if isinstance(own, dict) and own:
+        yield "chunk", own
+        return
+    found = False
+    for at, choice in enumerate(choices):
+        usage = choice.get("usage") if isinstance(choice, dict) else None
         if isinstance(usage, dict) and usage:
-            return usage
-    return None
+            found = True
+            yield f"choice {choice.get('index', at)}", usage
+    usage = groq.get("usage") if isinstance(groq, dict) else None
+    if isinstance(usage, dict) and usage and not found:
+        yield "x_groq", usage
+
+
+def _on_usage(part: Part, position: int, holder: str, usage: Object) -> None:
+    """Counts are cumulative where they are repeated in one place; in another place they are told again."""
+    completion, have = part.object["completion"], {}
+    if part.object.get("usage_of") == holder:
+        have = completion["usage"]
+    part.object["usage_of"] = holder
+    if fell := follow(have, usage):
+        part.anomaly(position, "usage_fell", ", ".join(fell))
+    completion["usage"] = have
 
 
 def _on_choice(part: Part, spot: Spot, choice: Object) -> None:

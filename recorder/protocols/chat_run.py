@@ -15,6 +15,7 @@ from recorder import jsontext
 from recorder.protocols import endings, objects
 from recorder.protocols.endings import Ending
 from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
+from recorder.protocols.usage import read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 Object = dict[str, Any]
@@ -34,8 +35,6 @@ ASKED = ("model", *_SAME, "max_completion_tokens", "max_tokens", *_EXTRAS)
 _MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
 
 _BROKEN = ("failed", "incomplete", "cancelled")
-
-_COUNTED = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Choice(NamedTuple):
@@ -64,6 +63,8 @@ def present(run: MergedRun) -> Shown:
     if "whole" not in run.object:
         completion = _assembled(completion, run)
     choices = list(_choices(completion, run.answered))
+    usage, model = run.object.get("usage") or _usage(completion), completion.get("model") or asked.get("model")
+    reading = read(usage, model)
     error = run.object.get("error")
     pending = [call for choice in choices for call, waits in choice.calls if waits]
     status, reason = _status(run.terminal, choices, bool(error), bool(pending))
@@ -74,10 +75,10 @@ def present(run: MergedRun) -> Shown:
         required_action=_required_action(pending) if status == "requires_action" else None,
         last_error=_last_error(error, choices) if status == "failed" else None,
         incomplete_details={"reason": reason} if reason else None,
-        model=completion.get("model") or asked.get("model"),
+        model=model,
         **{key: asked.get(key) for key in _SAME},
         max_completion_tokens=asked.get("max_completion_tokens", asked.get("max_tokens")),
-        usage=_usage(completion),
+        usage=shown(usage, reading.counts) if usage and reading else None,
         extras={
             key: found
             for key in _EXTRAS
@@ -91,7 +92,7 @@ def present(run: MergedRun) -> Shown:
         steps += _steps(run, object, choice)
         if (message := _message(object, choice)) is not None:
             messages.append(message)
-    return Shown(object, steps, messages, source_object=completion or None, status=status)
+    return Shown(object, steps, messages, source_object=completion or None, status=status, reading=reading)
 
 
 def calls_of(message: Any) -> Iterator[tuple[str | None, str, bool]]:
@@ -243,15 +244,10 @@ def _last_error(error: Any, choices: list[Choice]) -> Object:
 
 
 def _usage(completion: Object) -> Object | None:
-    """Token counts as they were said, with those null that were not; else what llama.cpp measured."""
+    """Token counts as they were said, else what llama.cpp measured."""
     usage, timings = completion.get("usage"), completion.get("timings")
     if isinstance(usage, dict) and usage:
-        found: Object = {**dict.fromkeys(_COUNTED), **usage}
-        details = usage.get("prompt_tokens_details")
-        cached = next((usage[key] for key in ("prompt_cache_hit_tokens", "cached_tokens") if type(usage.get(key)) is int), None)
-        if cached is not None and "cached_tokens" not in as_object(details):
-            found["prompt_tokens_details"] = {**as_object(details), "cached_tokens": cached}
-        return found
+        return usage
     if isinstance(timings, dict) and type(timings.get("predicted_n")) is int:
         said, read, cached = timings["predicted_n"], timings.get("prompt_n"), timings.get("cache_n")
         prompt = read + cached if type(read) is int and type(cached) is int else None  # prompt_n is what was not cached

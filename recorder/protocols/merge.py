@@ -77,10 +77,14 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
     view.outputs = outputs
     for entity in (*view.steps, *view.messages):
         _place(entity, ordered)
+    if shown.reading is not None:
+        view.counts = shown.reading.counts
     if isinstance(view.object.get("usage"), dict):
         view.usage_source = "run" if view.source_object is None else "response"
     elif run.terminal and _is_whole(ordered) and _all_say_usage(shown):
         view.usage_source = "steps"
+    if shown.reading is not None and shown.reading.problem:
+        view.anomalies.append((last.stream_id, ordered[-1].part["last"], "usage_mismatch", shown.reading.problem))
     if run.terminal and _is_whole(ordered):
         view.anomalies += _usage_differs(shown, ordered)
     for given in ordered:
@@ -248,5 +252,8 @@ def _by_rank(parts: Iterable[Ranked]) -> list[Ranked]:
 def _overlaid(ranked: Iterable[Ranked]) -> dict[str, Any]:
     object: dict[str, Any] = {}
     for _, said in ranked:
+        usage = object.get("usage")
         object.update(said["object"])
+        if usage is not None and object.get("usage") is None:
+            object["usage"] = usage  # null says nothing
     return object

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from recorder import jsontext
 from recorder.protocols import objects
 from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, is_id
+from recorder.protocols.usage import COST_FIELDS, Reading, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
 Object = dict[str, Any]
@@ -64,7 +65,8 @@ def present(run: MergedRun) -> Shown:
     outputs = _outputs(items, run.answered)
     completed = run.object.get("status") == "completed"
     pending = [item.object for item in items if completed and _is_pending(item.object, outputs)]
-    object = _run(run, pending)
+    reading = read(run.object.get("usage"), run.object.get("model"))
+    object = _run(run, pending, reading)
     steps: list[EntityView] = []
     messages: list[EntityView] = []
     taken: set[str] = set()
@@ -79,7 +81,7 @@ def present(run: MergedRun) -> Shown:
         if item.object.get("type") == "message":
             messages.append(_message(run, object, item, id))
     status = "requires_action" if pending else object["status"]
-    return Shown(object, steps, messages, source_object=said or None, status=status)
+    return Shown(object, steps, messages, source_object=said or None, status=status, reading=reading)
 
 
 def answered_call(item: Any) -> tuple[str, Any] | None:
@@ -101,7 +103,7 @@ def answered_call(item: Any) -> tuple[str, Any] | None:
 # The run
 
 
-def _run(run: MergedRun, pending: list[Object]) -> Object:
+def _run(run: MergedRun, pending: list[Object], reading: Reading | None) -> Object:
     response = run.object
     conversation = response.get("conversation")
     error, details = response.get("error"), response.get("incomplete_details")
@@ -122,7 +124,7 @@ def _run(run: MergedRun, pending: list[Object]) -> Object:
         max_completion_tokens=response.get("max_output_tokens"),
         truncation_strategy={"type": response["truncation"]} if isinstance(response.get("truncation"), str) else None,
         response_format=as_object(response.get("text")).get("format"),
-        usage=_usage(response.get("usage")),
+        usage=shown(_usage(response["usage"]), reading.counts) if reading else None,
         extras={key: response[key] for key in _EXTRAS if response.get(key) is not None},
     )
 
@@ -134,19 +136,11 @@ def _assistant(response: Object) -> str | None:
     return prompt or as_text(agent.get("id")) or as_text(agent.get("name"))
 
 
-def _usage(usage: Any) -> Object | None:
-    """Token counts under the names that runs have; what is not said is null."""
-    if not isinstance(usage, dict):
-        return None
-    found: Object = {
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "total_tokens": usage.get("total_tokens"),
-    }
-    for key, name in (("input_tokens_details", "prompt_tokens_details"), ("output_tokens_details", "completion_tokens_details")):
-        if isinstance(usage.get(key), dict):
-            found[name] = usage[key]
-    return found
+def _usage(usage: Object) -> Object:
+    """The details of a usage under the names that runs have, and what it says of costs."""
+    names = {"input_tokens_details": "prompt_tokens_details", "output_tokens_details": "completion_tokens_details"}
+    found = {names.get(key, key): value for key, value in usage.items() if key in names or key in COST_FIELDS}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _required_action(pending: list[Object]) -> Object | None:

@@ -26,6 +26,7 @@ from recorder.protocols.deltas import Fragments
 from recorder.protocols.partial import STREAM, UNNUMBERED, Entity, Part, Partial, Request
 from recorder.protocols.payload import error, is_id, stamp, value
 from recorder.protocols.response_run import CALLS, answered_call, present
+from recorder.protocols.usage import follow
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
 
@@ -253,7 +254,7 @@ def _on_response(
     if before in TRANSITIONS and status in TRANSITIONS and status not in TRANSITIONS[before]:
         kind = "resurrected" if part.terminal and status not in TERMINAL else "illegal_transition"
         part.anomaly(position, kind, f"response from {before} to {status}")
-    part.object = {**part.object, **response}
+    part.object = {**part.object, **response, **_usage(part, position, response.get("usage"))}
     if status != response.get("status"):
         part.object["status"] = status
     part.created = part.created if created is None else created
@@ -271,6 +272,17 @@ def _on_response(
         _note_gaps(part, position, len(items))
     if part.terminal and items:
         part.families.clear()
+
+
+def _usage(part: Part, position: int, usage: Any) -> dict[str, Any]:
+    """{usage: what snapshots say of it so far}, {} where none says anything."""
+    have = part.object.get("usage")
+    if isinstance(usage, dict):
+        followed: dict[str, Any] = have if isinstance(have, dict) else {}
+        if fell := follow(followed, usage):
+            part.anomaly(position, "usage_fell", ", ".join(fell))
+        return {"usage": followed}
+    return {"usage": have} if isinstance(have, dict) else {}
 
 
 def _ends(item: dict[str, Any]) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from recorder.protocols.usage import Counts, Reading
+
 Order = tuple[tuple[str, str, str], int]
 """Sorts entities as they came: when their stream began and was recorded, then the position in it."""
 
@@ -112,7 +114,7 @@ class Shown:
     """What a protocol shows of a merged run: a Run object with its steps and messages, in order.
 
     source_object: the object that the API gave, where that is no Run. status: the effective one: the run's, but
-    requires_action where the client has yet to answer calls of a run that the API calls completed.
+    requires_action where the client has yet to answer calls of a run that the API calls completed. reading: of its usage.
     """
 
     object: dict[str, Any] = field(default_factory=dict)
@@ -120,6 +122,7 @@ class Shown:
     messages: list[EntityView] = field(default_factory=list)
     source_object: dict[str, Any] | None = None
     status: str | None = None
+    reading: Reading | None = None
 
 
 class Failure(NamedTuple):
@@ -140,7 +143,7 @@ class RunView:
     calls: ids of the calls that a later request may answer. anomalies: (stream_id, position, kind, detail).
     first_us, first_delta_us, first_text_us: since its first stream began; ended_us: of the last event that spoke of it,
     since then too. failure: how it failed, None where it did not, or not yet. usage_source: who said its usage: the run,
-    its steps, the response; None where nobody did.
+    its steps, the response; None where nobody did. counts: the tokens of its usage, None where there is none.
     session_id, logical_run_id, continued_run_id: its place among other runs, once that is known.
     """
 
@@ -166,6 +169,7 @@ class RunView:
     ended_us: int | None = None
     failure: Failure | None = None
     usage_source: str | None = None
+    counts: Counts | None = None
     anomalies: list[tuple[str, int, str, str]] = field(default_factory=list)
     is_run: bool = True
 
