@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from recorder import database, jsontext, sse
-from recorder.bodies import is_lines
 from recorder.database import StreamID, UTCTime, metadata
 from recorder.errors import AppendConflict
+from recorder.kind import is_lines
 
 streams = sa.Table(
     "streams",

@@ -31,11 +31,22 @@ LIMIT = 64 * 1024 * 1024
 PIECE = 1024 * 1024
 """Bytes of one `$piece`."""
 
+MANY_LINES = 100_000
+"""Lines of one block from which on it is kept in pieces, too."""
+
+RUN = 64
+"""Blank lines in a row from which on they are kept many in a frame: megabytes of them are no events, and no megabytes of rows."""
+
+RUN_BYTES = 64 * 1024
+"""Bytes of such a frame, but for the last one of a run."""
+
+LINE_ENDS = re.compile(rb"[\r\n]+")
+
 _CUT_COST = 16  # bytes of memory that one chunk end inside a block costs: a million tiny chunks count against the limit
 
 _CANONICAL = re.compile(rb"(?:event: ([^\r\n\0]+)\n)?data: ([^\r\n\0]*)\n\n")
 _BLOCK_END = re.compile(rb"\r\n[\r\n]|\n[\r\n]|\r\r")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _LF, _CR = 10, 13
 
 Cuts = list[tuple[int, int]]
@@ -150,6 +161,11 @@ def _escaped(name: bytes) -> str:
     return "$" + text if text.startswith("$") else text
 
 
+def _is_endless(data: bytes | bytearray, at: int, end: int) -> bool:
+    """Whether a block has more lines than anyone writes: each costs many times its bytes."""
+    return end - at > MANY_LINES and data.count(b"\n", at, end) + data.count(b"\r", at, end) > MANY_LINES
+
+
 class _Block:
     """The fields of one block, by WHATWG HTML 9.2.6."""
 
@@ -201,7 +217,13 @@ class SSEDecoder:
         self._offset_us = 0
         self._after_cr = False  # the last block ended in CR: an LF now belongs to that line end
         self._bom_possible = True
+        self._blanks = 0  # blank lines in a row
         self._names: dict[bytes | None, str] = {None: ""}
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that wait for their block to be complete."""
+        return len(self._buffer) + 8 * len(self._cuts)
 
     def feed(self, chunk: bytes, offset_us: int = 0) -> list[Frame]:
         """The frames that this chunk completes; offset_us is its arrival."""
@@ -219,24 +241,29 @@ class SSEDecoder:
         self._offset_us = offset_us
         at, held = 0, len(data) - len(chunk)  # where the chunk begins in data: what is canonical lies in the chunk alone
         if self._bom_possible:
-            if _BOM.startswith(bytes(data[:3])) and len(data) < 3:
+            if BOM.startswith(bytes(data[:3])) and len(data) < 3:
                 return self._keep(data, 0, fresh, frames)
             self._bom_possible = False
-            if data[:3] == _BOM:
-                frames.append(text_frame("$block", _BOM, offset_us, self._take_cuts()))
+            if data[:3] == BOM:
+                frames.append(text_frame("$block", BOM, offset_us, self._take_cuts()))
                 at, fresh = 3, True
         while at < len(data):
             if fresh and not self._after_cr:
-                at = self._canonical(chunk, at - held, offset_us, frames) + held
+                start, at = at, self._canonical(chunk, at - held, offset_us, frames) + held
+                if at > start:
+                    self._blanks = 0
                 if at == len(data):
                     break
-            end = self._block_end(data, at)
+            end = self._block_end(data, at) if self._blanks < RUN else self._run_end(data, at)
             if end < 0:
                 return self._keep(data, at, fresh, frames)
-            if self._oversized or end - at > self._limit:
+            self._blanks = self._blanks + 1 if data[at] in (_LF, _CR) and (end - at <= 2 or self._blanks >= RUN) else 0
+            if self._oversized or end - at > self._limit or _is_endless(data, at, end):
                 self._pieces(data, at + self._sent, end, frames, whole=True)
                 self._oversized, self._sent = False, 0
                 self._take_cuts()
+            elif self._blanks > RUN:
+                frames.append(self._silent(bytes(data[at:end]), offset_us, self._take_cuts(), None))
             else:
                 frames.append(self._frame(bytes(data[at:end]), offset_us, self._take_cuts()))
             self._after_cr = data[end - 1] == _CR
@@ -251,10 +278,9 @@ class SSEDecoder:
         self._buffer, self._sent, self._scan, self._oversized = bytearray(), 0, 0, False
         if not left:
             return []
-        if self._after_cr and left == b"\n":
+        if not sent and not left.strip(b"\r\n"):
             return [text_frame("$block", left, self._offset_us, self._take_cuts())]
-        lines = left.splitlines(keepends=True)
-        for line in lines:
+        for line in () if _is_endless(left, 0, len(left)) else left.splitlines(keepends=True):
             if line[-1] in (_LF, _CR):
                 retry = _Block(line).retry
                 self.reconnection_time = self.reconnection_time if retry is None else retry
@@ -294,6 +320,24 @@ class SSEDecoder:
         found = _BLOCK_END.search(data, max(start, at + self._scan))
         return found.end() if found else -1
 
+    def _run_end(self, data: bytes | bytearray, at: int) -> int:
+        """The same where many blank lines came before: of those that follow at once."""
+        if self._sent or data[at] not in (_LF, _CR):
+            return self._block_end(data, at)
+        start = at + self._scan
+        run = LINE_ENDS.match(data, start)
+        most = min(RUN_BYTES, self._limit)
+        end = min(run.end() if run else start, at + most)
+        return -1 if end == len(data) and end - at < most else end  # it may go on
+
+    def spill(self) -> list[Frame]:
+        """What is held of a block leaves in pieces, as that of one over the limit: there is no room for the whole of it."""
+        frames: list[Frame] = []
+        if len(self._buffer) - self._sent > 2:
+            self._oversized = True
+            self._drop(self._pieces(self._buffer, self._sent, len(self._buffer), frames, whole=True))
+        return frames
+
     def _keep(self, data: bytes | bytearray, at: int, fresh: bool, frames: list[Frame]) -> list[Frame]:
         """Hold what is incomplete until more comes; what grows over the limit leaves in pieces."""
         self._buffer = bytearray(data[at:]) if fresh else self._buffer
@@ -301,14 +345,17 @@ class SSEDecoder:
         self._scan = max(0, size - 2)
         self._oversized = self._oversized or size + _CUT_COST * len(self._cuts) // 2 > self._limit
         if self._oversized and size - self._sent >= self._piece:
-            gone = self._pieces(self._buffer, self._sent, size, frames, whole=False)
-            if gone > 2:
-                drop = gone - 2
-                del self._buffer[:drop]
-                self._sent, self._scan = 2, max(0, self._scan - drop)
-                kept = [(byte - drop, offset) for byte, offset in self._cut_list() if byte > gone]
-                self._cuts = array("q", (value for cut in kept for value in cut))
+            self._drop(self._pieces(self._buffer, self._sent, size, frames, whole=False))
         return frames
+
+    def _drop(self, gone: int) -> None:
+        """What lies before `gone` has left: keep as much of it as the search for the block's end needs."""
+        if gone > 2:
+            drop = gone - 2
+            del self._buffer[:drop]
+            self._sent, self._scan = 2, max(0, self._scan - drop)
+            kept = [(byte - drop, offset) for byte, offset in self._cut_list() if byte > gone]
+            self._cuts = array("q", (value for cut in kept for value in cut))
 
     def _pieces(self, data: bytes | bytearray, at: int, end: int, frames: list[Frame], *, whole: bool) -> int:
         """Emit `$piece`s of [at, end), the last one short only where it is `whole`; where they end."""
@@ -342,7 +389,11 @@ class SSEDecoder:
         elif block.comments and not block.other:
             type, lines = "$comment", block.comments
         else:
-            return text_frame("$block", body, offset_us, cuts)._replace(id=self.last_event_id, retry=block.retry)
+            return self._silent(body, offset_us, cuts, block.retry)
         text, exact = decode_text(b"\n".join(lines))
         raw = None if exact and b"\0" not in body and _CR not in body and encode(type, text) == body else body
         return Frame(type, text, raw, offset_us, cuts, self.last_event_id, block.retry)
+
+    def _silent(self, body: bytes, offset_us: int, cuts: Cuts | None, retry: int | None) -> Frame:
+        """The frame of a block that dispatches nothing."""
+        return text_frame("$block", body, offset_us, cuts)._replace(id=self.last_event_id, retry=retry)

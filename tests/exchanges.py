@@ -14,6 +14,7 @@ from recorder import database, log
 from recorder.bodies import decoder_for
 from recorder.collect import exchange
 from recorder.collect.outcome import Ending
+from recorder.kind import kind_of
 from recorder.log import Stream
 from recorder.projections import runner
 from recorder.sse import Frame
@@ -51,7 +52,8 @@ def response(
         said = {"status": status, "headers": kept, **({"decoded": decoded} if decoded else {})}
         frames.append(log.system_frame("$response", said, head_us))
         content_type = next((value for name, value in kept if name == "content-type"), None)
-        decoder = decoder_for(content_type, status)
+        body = b"".join(chunk for _, chunk in chunks)
+        decoder = decoder_for(kind_of(body, content_type, status))
         for last_us, chunk in chunks:
             frames += decoder.feed(chunk, last_us)
         frames += decoder.finish()
@@ -84,7 +86,7 @@ def asking(
     """The row of the stream of this number, which sent this request."""
     path, _, query = target.partition("?")
     headers = [("content-type", content_type)] if content_type else []
-    row = exchange.begun(method, "api.example.com", path, query, headers, body or None, source="test", label=label)
+    row, _ = exchange.begun(method, "api.example.com", path, query, headers, body or None, source="test", label=label)
     at = writing.stream(number).started_at
     return row._replace(stream_id=writing.stream_id(number), started_at=at, recorded_at=at)
 

@@ -21,6 +21,7 @@ from recorder.bodies import BodyDecoder, Decoder, LinesDecoder, decoder_for
 from recorder.collect import secrets
 from recorder.collect.http1 import Body, Head, RequestReader, ResponseReader
 from recorder.collect.outcome import Ending
+from recorder.kind import kind_of
 from recorder.log import Event, Row
 from recorder.replay.playback import Playback
 from recorder.sse import Frame, SSEDecoder
@@ -80,7 +81,7 @@ def playback(data: bytes) -> None:
     body, pieces = cut(rest)
     ending = Ending()
     frames = [log.system_frame("$response", {"status": 200, "headers": [["content-type", kind]] if kind else []}, 0)]
-    frames += decoded(decoder_for(kind), pieces)
+    frames += decoded(decoder_for(kind_of(body, kind)), pieces)
     ending.see(frames)
     end = {"outcome": ending.of_connection(closed, 200), "closed": closed}
     frames.append(log.system_frame("$end", end, 9))

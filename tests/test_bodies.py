@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorder import bodies, sse
+from recorder import kind, sse
 from recorder.bodies import PIECE, BodyDecoder, Decoder, LinesDecoder, decoder_for
 from recorder.sse import Frame, SSEDecoder
 
@@ -138,34 +138,13 @@ def test_a_long_body_is_cut_into_pieces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "status", "encoded", "kind"),
-    [
-        ("text/event-stream", 200, False, SSEDecoder),
-        ("Text/Event-Stream; charset=utf-8", 200, False, SSEDecoder),
-        ("text/event-stream", 500, False, SSEDecoder),
-        (None, 200, False, SSEDecoder),
-        ("", 204, False, SSEDecoder),
-        (None, 404, False, BodyDecoder),
-        (None, None, False, BodyDecoder),
-        ("application/json", 200, False, BodyDecoder),
-        ("application/x-ndjson", 200, False, LinesDecoder),
-        ("application/jsonl; charset=utf-8", 200, False, LinesDecoder),
-        ("text/html", 200, False, BodyDecoder),
-        ("text/event-stream", 200, True, BodyDecoder),
-        ("application/x-ndjson", 200, True, BodyDecoder),
-    ],
+    ("body", "decoder"), [(kind.SSE, SSEDecoder), (kind.LINES, LinesDecoder), (kind.JSON, BodyDecoder), (kind.OTHER, BodyDecoder)]
 )
-def test_the_content_type_chooses_the_decoder(content_type: str | None, status: int | None, encoded: bool, kind: type) -> None:
-    assert type(decoder_for(content_type, status, encoded)) is kind
+def test_each_kind_of_body_has_its_decoder(body: str, decoder: type) -> None:
+    assert type(decoder_for(body)) is decoder
 
 
 def test_json_is_kept_as_one_text_and_other_bodies_chunk_by_chunk() -> None:
     chunks = [b'{"a":', b"1}"]
-    assert len(decoded(decoder_for("application/problem+json"), chunks)) == 1
-    assert len(decoded(decoder_for("text/html"), chunks)) == 2
-    assert len(decoded(decoder_for("application/json", encoded=True), chunks)) == 2
-
-
-@pytest.mark.parametrize(("header", "media_type"), [(None, ""), ("", ""), (" A/B ; c=d", "a/b"), ("a/b", "a/b")])
-def test_the_media_type_is_lower_case_and_without_parameters(header: str | None, media_type: str) -> None:
-    assert bodies.media_type(header) == media_type
+    assert len(decoded(decoder_for(kind.JSON), chunks)) == 1
+    assert len(decoded(decoder_for(kind.OTHER), chunks)) == 2

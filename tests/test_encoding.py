@@ -44,10 +44,6 @@ def zstandard(body: bytes) -> bytes:
     return pytest.importorskip("zstandard").compress(body)  # type: ignore[no-any-return]
 
 
-def backports_zstd(body: bytes) -> bytes:
-    return pytest.importorskip("backports.zstd").compress(body)  # type: ignore[no-any-return]
-
-
 CODINGS: list[Any] = [
     pytest.param("gzip", gzip.compress, id="gzip"),
     pytest.param("gzip", in_blocks, id="gzip-in-blocks"),
@@ -65,7 +61,7 @@ SEVERAL: list[Any] = [pytest.param("gzip", gzip.compress, id="gzip"), pytest.par
 def decoded(coding: str, chunks: list[bytes]) -> bytes:
     decode = decode_for(coding)
     assert decode is not None
-    return b"".join(decode(chunk) for chunk in chunks)
+    return b"".join(piece for chunk in chunks for piece in decode(chunk))
 
 
 @pytest.mark.parametrize(("coding", "encode"), CODINGS)
@@ -86,19 +82,12 @@ def test_several_bodies_one_after_the_other_are_decoded_all(coding: str, encode:
         assert decoded(coding, [encoded[:at], encoded[at:]]) == BODY
 
 
-def test_zstd_is_decoded_by_either_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpx asks for it where `zstandard` is installed, httpx2 where `backports.zstd` is (or Python 3.14)."""
-    encoded = backports_zstd(BODY)
-    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
-    assert decoded("zstd", [encoded, encoded]) == BODY * 2
-
-
 @pytest.mark.parametrize(("coding", "encode"), CODINGS)
 def test_what_there_is_of_a_cut_body_is_decoded(coding: str, encode: Encode) -> None:
     encoded = encode(random.Random(1).randbytes(300_000))
     decode = decode_for(coding)
     assert decode is not None
-    found = decode(encoded[:250_000])
+    found = b"".join(decode(encoded[:250_000]))
     assert 100_000 < len(found) <= 250_100
 
 
@@ -111,7 +100,7 @@ def test_what_is_not_encoded_so_is_an_error(coding: str, encode: Encode, what: s
         decoded(coding, chunks)
 
 
-@pytest.mark.parametrize("coding", ["compress", "gzip, br", "dcb", "\ud800", "gzip;q=1", "*"])
+@pytest.mark.parametrize("coding", ["compress", "gzip, dcb", "gzip, br, zstd, gzip, gzip", "dcb", "\ud800", "gzip;q=1", "*"])
 def test_an_unknown_coding_is_not_decoded(coding: str) -> None:
     assert decode_for(coding) is None
     assert is_encoded(coding)
@@ -128,12 +117,12 @@ def test_a_body_without_a_coding_is_none_that_is_encoded(coding: str | None) -> 
     assert not is_encoded(coding)
     decode = decode_for(coding)
     assert decode is not None
-    assert decode(b"as it is") == b"as it is"
+    assert list(decode(b"as it is")) == [b"as it is"]
 
 
 def test_a_package_that_is_not_there_leaves_its_coding_undecoded(monkeypatch: pytest.MonkeyPatch) -> None:
     modules = __import__("sys").modules
-    for name in ("brotli", "brotlicffi", "zstandard", "compression.zstd", "backports.zstd"):
+    for name in ("brotli", "zstandard"):
         monkeypatch.setitem(modules, name, None)
     assert decode_for("br") is None
     assert decode_for("zstd") is None
@@ -223,9 +212,11 @@ def as_far_as_it_goes(coding: str, chunks: list[bytes]) -> tuple[bytes, bool]:
     """A body decoded up to the first chunk with which that fails, and as it came from there on; whether it failed."""
     decode = decode_for(coding)
     found = b""
+    if decode is None:
+        return b"".join(chunks), True
     for number, chunk in enumerate(chunks):
         try:
-            found += decode(chunk) if decode else chunk
+            found += b"".join(decode(chunk))
         except zlib.error:
             return found + b"".join(chunks[number:]), True
     return found, False

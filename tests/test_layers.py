@@ -17,6 +17,7 @@ ORDER = (
     "settings",
     "testing",
     "sse",
+    "kind",
     "bodies",
     "redaction",
     "vocabulary",
@@ -52,7 +53,7 @@ ORDER = (
 )
 """As the data flows, downwards; a folder counts as one."""
 
-PURE = ("errors", "jsontext", "jsonpath", "sse", "bodies", "redaction", "vocabulary", "steps", "protocols", "transcript")
+PURE = ("errors", "jsontext", "jsonpath", "sse", "kind", "bodies", "redaction", "vocabulary", "steps", "protocols", "transcript")
 IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "os", "pathlib", "httpx", "uvicorn"}
 
 FOLDER_ORDER = {
@@ -93,15 +94,17 @@ FOLDER_ORDER = {
         "process",
         "streamid",
         "secrets",
-        "exchange",
         "encoding",
+        "exchange",
         "allowance",
+        "budget",
         "sampling",
         "screen",
         "outcome",
         "decoding",
         "file",
         "recording",
+        "backlog",
         "lease",
         "writer",
         "connection",

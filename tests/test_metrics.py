@@ -29,6 +29,8 @@ NAMES = {
     "recorder_streams",
     "recorder_events",
     "recorder_bytes",
+    "recorder_memory_bytes",
+    "recorder_memory_limit_bytes",
     "recorder_queue_bytes",
     "recorder_queue_age_seconds",
     "recorder_commits",

@@ -253,9 +253,26 @@ def test_types_to_skip_are_a_setting(engine: sa.Engine) -> None:
     with Writer(engine, Settings(skip_types=["text/*"])) as writer:
         image, page, none = of_type(writer, "image/png"), of_type(writer, "text/html"), of_type(writer, None)
         for recording in (image, page, none):
-            recording.chunk(b"data: 1\n\n")
+            recording.chunk(b"<p>1</p>\n")
             recording.end("eof")
     assert [len(body(engine, recording)) for recording in (image, page, none)] == [9, 0, 9]
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+@pytest.mark.parametrize("events", [b'data: {"n": %d}\n\n', b'{"n": %d}\n'], ids=["sse", "lines"])
+def test_a_stream_of_events_is_never_skipped_whatever_its_type_says(engine: sa.Engine, events: bytes, coding: str) -> None:
+    sent = b"".join(events % number for number in range(200))
+    with Writer(engine, Settings(max_response_body=10)) as writer:
+        recording = of_type(writer, "application/octet-stream", coding)
+        for chunk in parted(gzip.compress(sent) if coding else sent):
+            recording.chunk(chunk)
+        recording.end("eof")
+    assert body(engine, recording) == sent
+    assert gaps(engine, recording) == []
+
+
+def parted(sent: bytes) -> list[bytes]:
+    return [sent[at : at + 50] for at in range(0, len(sent), 50)]
 
 
 @pytest.mark.parametrize("way", ["hook", "transport"])
@@ -276,7 +293,10 @@ def test_limits_hold_in_a_program(tmp_path: Path, way: str) -> None:
     with database.read(engine) as connection:
         (row,) = connection.execute(sa.select(log.streams)).all()
         assert (row.path, row.request_body) == ("/v1/kept", None)
-        assert [event.type for event in log.read(connection, str(row.stream_id))] == ["$response", "$gap", "$end"]
+        found = log.read(connection, str(row.stream_id))
+        assert [event.type for event in found] == ["$response", "$gap", "$gap", "$end"]
+        assert "the request's body, of over 10 bytes (max_request_body)" in found[1].data
+        assert "bodies of type text/plain (skip_types)" in found[2].data
     engine.dispose()
 
 

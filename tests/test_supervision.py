@@ -327,11 +327,12 @@ def test_the_queue_is_bounded_whatever_it_holds(engine: sa.Engine) -> None:
 
 def test_a_stream_that_began_while_the_queue_was_full_is_there_from_then_on(engine: sa.Engine) -> None:
     with Writer(engine, Settings(queue_bytes=20_000)) as writer:
-        filling = begun(writer)
+        filling, other = begun(writer), begun(writer)
         assert writer.flush(20)
         with held(engine):
             for number in range(100):
                 filling.chunk(b"data: %d %s\n\n" % (number, b"x" * 1000))
+                other.chunk(b"data: %d %s\n\n" % (number, b"x" * 1000))
             late = begun(writer)
             late.chunk(event(0))
             late.chunk(event(1))
@@ -339,6 +340,7 @@ def test_a_stream_that_began_while_the_queue_was_full_is_there_from_then_on(engi
         late.chunk(event(2))
         late.end("eof")
         filling.end("eof")
+        other.end("eof")
     assert types(engine, late) == ["$response", "$gap", "e", "$end"]
     assert [(gap["chunks"], gap["bytes"]) for gap in said(engine, late)] == [(2, 2 * len(event(0)))]
     assert writer.missing == 0

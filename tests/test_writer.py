@@ -220,10 +220,11 @@ def test_a_full_queue_drops_and_says_so(engine: sa.Engine) -> None:
 def test_what_comes_after_lost_bytes_is_decoded_afresh(engine: sa.Engine, after: bytes) -> None:
     """Half an event before the gap is a tail; it does not spoil the event after it."""
     with Writer(engine, Settings(queue_bytes=5_000)) as writer:
-        recording = begun(writer)
+        recording, other = begun(writer), begun(writer)
         recording.chunk(b"data: half an event " + b"y" * 300)
         assert writer.flush(20)
         with held(engine):
+            other.chunk(b"data: x\n\n" * 300)
             for _ in range(30):
                 recording.chunk(b"z" * 1000)
         assert writer.flush(20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import click
 
@@ -78,3 +79,6 @@ def command(
             grace,
         )
     note(f"{writer.commits:,} commits" + (f", {writer.dropped_bytes:,} bytes lost" if writer.dropped_bytes else ""))
+    if not writer.complete:
+        note("what was recorded last is not all in the log: there was no time left for it, or the database did not take it")
+        sys.exit(1)

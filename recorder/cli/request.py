@@ -15,12 +15,12 @@ import httpx
 from httpx_sse import EventSource, SSEError
 
 from recorder import jsontext
-from recorder.bodies import media_type
 from recorder.cli.opening import check_writable, opened
 from recorder.cli.output import counted, emit, event_line, note, say
 from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
+from recorder.kind import media_type
 from recorder.settings import Settings
 
 _TIMEOUT = httpx.Timeout(None, connect=30)  # a model may think for long

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from recorder.bodies import is_stream, media_type
+from recorder.kind import media_type
 from recorder.settings import Settings
 
 
@@ -15,13 +15,11 @@ class Limit(NamedTuple):
     reason: str
 
 
-def limit_of(settings: Settings, content_type: str | None, status: int) -> Limit | None:
-    """The limit for the body of a response; None where there is none, as for a stream of events."""
-    kind = media_type(content_type)
-    if kind and settings.skips_type(kind):
-        return Limit(0, f"not recorded: bodies of type {kind} (skip_types)")
-    if is_stream(content_type, status):
-        return None
+def limit_of(settings: Settings, content_type: str | None) -> Limit:
+    """The limit for the body of a response that is no stream of events: those have none."""
+    named = media_type(content_type)
+    if named and settings.skips_type(named):
+        return Limit(0, f"not recorded: bodies of type {named} (skip_types)")
     return Limit(settings.max_response_body, f"not recorded: over {settings.max_response_body} bytes (max_response_body)")
 
 

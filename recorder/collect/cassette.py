@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from recorder.collect import exchange, secrets
-from recorder.collect.decoding import Closed, Decoding, Response
+from recorder.collect.decoding import Closed, Decoding, Lost, Response
 from recorder.collect.encoding import decode_for, is_encoded
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import ImportFailed
@@ -99,7 +99,7 @@ def _stream(interaction: dict[str, Any], number: int, path: Path, before: dateti
     status = response["status_code"] if "status_code" in response else response["status"]["code"]
     if not isinstance(status, int):
         raise TypeError(f"its status is {status!r}")
-    row = exchange.begun(
+    row, missing = exchange.begun(
         str(request["method"]),
         target.netloc.rpartition("@")[2],
         target.path or "/",
@@ -112,10 +112,10 @@ def _stream(interaction: dict[str, Any], number: int, path: Path, before: dateti
     began = max(_date(given), before + timedelta(microseconds=1))
     shown = f"{row.method} {row.host} {row.path}?{row.query}".encode()
     stream_id = derived_stream_id(int(began.timestamp()), b"vcr %d" % number, shown, row.request_body or b"", body)
-    return row._replace(stream_id=stream_id, started_at=began), _frames(status, given, body)
+    return row._replace(stream_id=stream_id, started_at=began), _frames(status, given, body, missing)
 
 
-def _frames(status: int, headers: list[Pair], body: bytes) -> list[Frame]:
+def _frames(status: int, headers: list[Pair], body: bytes, missing: str) -> list[Frame]:
     """What a response was. One that says it is encoded, and is not, was decoded by VCR.py already."""
     named = {name.lower(): value for name, value in headers}
     coding = named.get("content-encoding")
@@ -125,6 +125,8 @@ def _frames(status: int, headers: list[Pair], body: bytes) -> list[Frame]:
     decoding = Decoding()
     kept = secrets.headers(headers, secrets.RESPONSE_HEADERS)
     frames = decoding.frames(Response(status, kept, named.get("content-type"), coding), 0)
+    if missing:
+        frames += decoding.frames(Lost(0, 0, missing), 0)
     if body:
         frames += decoding.frames(body, 0)
     return frames + decoding.frames(Closed("eof", None), 0)
@@ -135,7 +137,7 @@ def _is_of(coding: str | None, body: bytes) -> bool:
     if decode is None:
         return True  # nobody here can tell
     try:
-        return bool(decode(body)) or body[:2] == _GZIP  # a gzip of nothing is something; the beginning of a text is none
+        return any(decode(body)) or body[:2] == _GZIP  # a gzip of nothing is something; the beginning of a text is none
     except Exception:  # noqa: BLE001 - each coding's library has errors of its own
         return False
 

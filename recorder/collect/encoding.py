@@ -1,35 +1,84 @@
-"""Content codings (RFC 9110, 8.4): what a tee inside a client sees is encoded still, and is decoded for the log.
+"""Content codings (RFC 9110, 8.4): what is encoded on its way is decoded for the log, in steps that are bounded.
 
-gzip and deflate are the standard library's. br and zstd are decoded where the client's own packages are there: a client that
-lacks them does not ask for them. An unknown coding is kept as it came.
+A few bytes may decode to gigabytes. So nothing here decodes a chunk at once: it yields pieces, and whoever takes them may take a
+pause, or leave off. An unknown coding is kept as it came.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-Decode = Callable[[bytes], bytes]
-"""Bytes of the body as they come → those that they complete, perhaps none. Raises where they are not of this coding."""
+Decode = Callable[[bytes], Iterator[bytes]]
+"""Bytes of the body as they come → those that they complete, in pieces of some MB at the most, perhaps none.
+
+Raises where they are not of this coding. All of one chunk is to be taken before the next is given.
+"""
+
+PIECE = 256 * 1024
+"""Bytes of a piece where the library can be told so."""
+
+_WINDOW = 64 * 1024  # gzip's and what belongs to it
+_STACKED = 4  # codings, one on the other: more make no sense, and cost memory
+
+_BROTLI_WINDOW = 16 * 1024 * 1024  # RFC 7932, 9.1
+_ZSTD_WINDOW = 8 * 1024 * 1024  # RFC 9659, 3
+_ZSTD_STEP = 64  # bytes of zstd, which decode to 2 MiB at the most: a block of 128 KiB takes four
 
 
 def decode_for(content_encoding: str | None) -> Decode | None:
-    """How to decode a body, None where its coding is unknown (or several stand one on the other)."""
-    make = _DECODERS.get((content_encoding or "identity").strip().lower())
+    """How to decode a body, None where a coding of it is unknown."""
+    names = [name.strip().lower() for name in (content_encoding or "identity").split(",")]
+    makers = [_DECODERS.get(name) for name in names]
+    if len(names) > _STACKED or None in makers:
+        return None
     try:
-        return make() if make else None
+        layers = [make() for make in reversed(makers) if make is not None and make is not _identity]  # the last was put on last
     except ImportError:
         return None
+    decode = layers[0] if layers else _identity()
+    for inner in layers[1:]:
+        decode = _through(decode, inner)
+    return decode
 
 
 def is_encoded(content_encoding: str | None) -> bool:
-    return (content_encoding or "").strip().lower() not in ("", "identity")
+    return any(name.strip().lower() not in ("", "identity") for name in (content_encoding or "").split(","))
+
+
+def window_of(content_encoding: str | None) -> int:
+    """Bytes of what came before that its decoders keep at the most."""
+    names = (content_encoding or "").split(",")
+    return sum(_WINDOWS.get(name.strip().lower(), _WINDOW) for name in names)
+
+
+def decoded(body: bytes, content_encoding: str | None, limit: int) -> bytes | None:
+    """A whole body, decoded; None where it is more than `limit` bytes. Raises ValueError where it cannot be decoded."""
+    decode = decode_for(content_encoding)
+    if decode is None:
+        raise ValueError(f"its content coding {content_encoding} is not known")
+    pieces, size = [], 0
+    try:
+        for piece in decode(body):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                return None
+    except Exception as error:  # noqa: BLE001 - each coding's library has errors of its own
+        raise ValueError(f"it is no {content_encoding}: {error}") from None
+    if body and not pieces:
+        raise ValueError(f"it is no {content_encoding}: it breaks off")
+    return b"".join(pieces)
+
+
+def _through(outer: Decode, inner: Decode) -> Decode:
+    return lambda chunk: (piece for middle in outer(chunk) for piece in inner(middle))
 
 
 def _identity() -> Decode:
-    return bytes
+    return lambda chunk: iter((chunk,) if chunk else ())
 
 
 def _gzip() -> Decode:
@@ -41,66 +90,69 @@ def _deflate() -> Decode:
     start = bytearray()
     found: list[Decode] = []
 
-    def decode(chunk: bytes) -> bytes:
+    def decode(chunk: bytes) -> Iterator[bytes]:
         if not found:
             start.extend(chunk)
             if len(start) < 2:
-                return b""
+                return
             chunk = bytes(start)
             headed = chunk[0] & 0x0F == zlib.DEFLATED and int.from_bytes(chunk[:2]) % 31 == 0  # RFC 1950, 2.2
             found.append(_members(lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS if headed else -zlib.MAX_WBITS)))
-        return found[0](chunk)
+        yield from found[0](chunk)
 
     return decode
-
-
-def _brotli() -> Decode:
-    decompressor = _installed("brotli", "brotlicffi").Decompressor()
-    step = getattr(decompressor, "decompress", None) or decompressor.process
-
-    def decode(chunk: bytes) -> bytes:
-        pieces = [step(chunk)]
-        while pieces[-1] and not decompressor.is_finished():  # it hands out some 32 KiB at a time
-            pieces.append(step(b""))
-        return b"".join(pieces)
-
-    return decode
-
-
-def _zstd() -> Decode:
-    module = _installed("zstandard", "compression.zstd", "backports.zstd")  # httpx uses the first, httpx2 the others
-    if module.__name__ == "zstandard":
-        return _members(lambda: module.ZstdDecompressor().decompressobj())
-    return _members(module.ZstdDecompressor)
 
 
 def _members(make: Callable[[], Any]) -> Decode:
-    """A coding whose body may be several wholes, one after the other (RFC 1952, 2.2; RFC 8878, 3.1). make: its decompressor.
+    """A coding of zlib's, whose body may be several wholes, one after the other (RFC 1952, 2.2). make: its decompressor.
 
     What follows the last of them and is none is an error, as anything is that is not of this coding.
     """
     held = [make()]
 
-    def decode(chunk: bytes) -> bytes:
-        pieces = []
-        while chunk:
-            if held[0].eof:
-                held[0] = make()
-            pieces.append(held[0].decompress(chunk))
-            chunk = held[0].unused_data
-        return b"".join(pieces)
+    def decode(chunk: bytes) -> Iterator[bytes]:
+        for at in range(0, len(chunk), PIECE):  # zlib hands back what it has not read, as a copy
+            left = chunk[at : at + PIECE]
+            while left:
+                if held[0].eof:
+                    held[0] = make()
+                piece = held[0].decompress(left, PIECE)
+                while piece:
+                    yield piece
+                    piece = held[0].decompress(held[0].unconsumed_tail, PIECE)
+                left = held[0].unused_data
 
     return decode
 
 
-def _installed(*names: str) -> Any:
-    """The first of these modules that is there. Raises ImportError where none is."""
-    for name in names[:-1]:
-        try:
-            return import_module(name)
-        except ImportError:
-            continue
-    return import_module(names[-1])
+def _brotli() -> Decode:
+    decompressor = import_module("brotli").Decompressor()
+
+    def decode(chunk: bytes) -> Iterator[bytes]:
+        piece = decompressor.process(chunk, output_buffer_limit=PIECE)
+        while piece or not decompressor.can_accept_more_data():
+            yield piece
+            piece = decompressor.process(b"", output_buffer_limit=PIECE)
+
+    return decode
+
+
+def _zstd() -> Decode:
+    """Frames may follow one another (RFC 8878, 3.1). The library cannot be told how much to decode, only be given little."""
+    make = import_module("zstandard").ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj
+    held = [make()]
+
+    def decode(chunk: bytes) -> Iterator[bytes]:
+        for at in range(0, len(chunk), _ZSTD_STEP):
+            left = chunk[at : at + _ZSTD_STEP]
+            while left:
+                if held[0].eof:
+                    held[0] = make()
+                if piece := held[0].decompress(left):
+                    yield piece
+                left = held[0].unused_data
+
+    return decode
 
 
 _DECODERS: dict[str, Callable[[], Decode]] = {
@@ -112,3 +164,5 @@ _DECODERS: dict[str, Callable[[], Decode]] = {
     "br": _brotli,
     "zstd": _zstd,
 }
+
+_WINDOWS = {"br": _BROTLI_WINDOW, "zstd": _ZSTD_WINDOW}

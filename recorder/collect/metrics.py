@@ -40,6 +40,8 @@ class Metrics:
             "database": "ok" if since is None else "failing",
             "failing_since": since and since.isoformat(timespec="milliseconds"),
             "streams_open": len(writer.open),
+            "memory_bytes": writer.budget.used,
+            "memory_limit_bytes": writer.budget.limit,
             "queue_bytes": writer.waiting_bytes,
             "queue_age_seconds": round(writer.waiting_seconds, 6),
         }
@@ -54,12 +56,17 @@ class _Counters(Collector):
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        writer = self._writer
+        writer, budget = self._writer, self._writer.budget
         yield GaugeMetricFamily("recorder_streams_open", "Streams that have not ended yet.", len(writer.open))
         yield _by("recorder_streams", "Streams that ended, by how (an outcome of the log's).", "outcome", writer.outcomes.copy())
         yield CounterMetricFamily("recorder_events", "Events that were committed.", writer.events)
         yield CounterMetricFamily("recorder_bytes", "Bytes of bodies that were committed.", writer.bytes)
         yield GaugeMetricFamily("recorder_queue_bytes", "Bytes of memory that wait to be committed.", writer.waiting_bytes)
+        memory = GaugeMetricFamily("recorder_memory_bytes", "Bytes of memory that are held, by what for.", labels=["of"])
+        for of, size in (("queue", budget.queue), ("blocks", budget.blocks), ("requests", budget.requests)):
+            memory.add_metric([of], size)
+        yield memory
+        yield GaugeMetricFamily("recorder_memory_limit_bytes", "Bytes beyond which they are dropped.", budget.limit)
         yield GaugeMetricFamily("recorder_queue_age_seconds", "How long the oldest of them has waited.", writer.waiting_seconds)
         yield CounterMetricFamily("recorder_commits", "Transactions that were committed.", writer.commits)
         commits = HistogramMetricFamily("recorder_commit_seconds", "How long a commit took.")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from recorder.collect.allowance import Allowance, limit_of
+from recorder.collect.allowance import limit_of
+from recorder.collect.budget import Budget
 from recorder.collect.decoding import Closed, Decoding, Lost, Response, Said, Whole
 from recorder.collect.outcome import Ending
 from recorder.collect.screen import Screen
@@ -42,13 +43,11 @@ class Queue(Protocol):
     """What a recording needs of the writer. open: the recordings that have not ended."""
 
     settings: Settings
+    budget: Budget
     open: set[Recording]
 
     def put(self, recording: Recording, offset_us: int, said: Said | None, size: int = ENTRY_COST) -> None:
         """Queue what was said of a stream; of its beginning None. size: bytes of memory."""
-
-    def full(self, size: int) -> bool:
-        """Whether this many bytes more would be over what may wait."""
 
     def overflows(self, size: int) -> None:
         """Bytes of a body found no room."""
@@ -62,11 +61,13 @@ class Recording:
 
     __slots__ = (
         "_began",
+        "_beyond",
         "_dropped",
         "_heard",
         "_last_us",
+        "_note",
+        "_put",
         "_response",
-        "_within",
         "_writer",
         "closed",
         "decoding",
@@ -78,9 +79,11 @@ class Recording:
         "position",
         "prefix",
         "screen",
+        "steps",
         "stored",
         "stream",
         "strict",
+        "taken",
         "unwanted",
     )
 
@@ -91,7 +94,9 @@ class Recording:
         self._dropped = [0, 0]  # chunks, bytes
         self._heard = False  # whether the writer knows of it; not while the queue is full
         self._response: Response | None = None  # where that is to be said as soon as it does
-        self._within: Allowance | None = None  # of its body, where that has a limit
+        self._put = 0  # bytes that were put on the queue
+        self._note = ""  # what is to be said behind its head
+        self._beyond = [0, 0]  # chunks, bytes that are beyond the limit of its body
         self.stream = stream
         self.strict = strict
         self.closed = False
@@ -107,6 +112,8 @@ class Recording:
         self.fresh = 0  # chunks that are not stored yet
         self.kept = [0, 0]  # chunks and bytes that are
         self.given_up = False
+        self.taken = 0  # bytes that the writer took from the queue
+        self.steps: Iterator[list[Frame]] | None = None  # of the chunk that the writer is at, where that takes several
 
     @property
     def ending(self) -> Ending:
@@ -121,33 +128,42 @@ class Recording:
         content_encoding: how the chunks that follow are encoded; where it is known, they are decoded for the log.
         """
         with never_raising:
-            limit = limit_of(self._writer.settings, content_type, status)
-            self._within = Allowance(limit) if limit else None
-            said = Response(status, headers, content_type, content_encoding, limit)
+            said = Response(status, headers, content_type, content_encoding, limit_of(self._writer.settings, content_type))
             if self._heard or self.begin():
                 self._writer.put(self, self.now(), said)
+                self._tell_note()
             else:
                 self._response = said
 
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
-        if self.closed or self.unwanted or not (body := self._within.take(body) if self._within else body):
+        if self.closed or self.unwanted or not body:
+            return
+        if self.decoding.over:
+            self._beyond[0] += 1
+            self._beyond[1] += len(body)
             return
         try:
             now = self.now() if arrived_us is None else arrived_us
-            if self._writer.full(len(body)) or not (self._heard or self.begin()):
-                self._drop(len(body))
+            size = len(body)
+            if self._writer.budget.full(size + ENTRY_COST, self._put - self.taken) or not (self._heard or self.begin()):
+                self._drop(size)
                 return
             if self._dropped[0]:
                 self._tell_dropped(now)
-            self._writer.put(self, now, body, len(body))
+            self._put += size + ENTRY_COST
+            self._writer.put(self, now, body, size)
         except Exception:  # noqa: BLE001 - no memory is left: the application's stream goes on
             self._drop(len(body))
+
+    def note(self, reason: str) -> None:
+        """Something to be said about the request: a gap, behind the head of the response where there is one."""
+        self._note = reason
 
     def gap(self, reason: str) -> None:
         """Something to be said about this place in the stream though no byte is missing."""
         with never_raising:
-            if self._heard and not self._writer.full(0):
+            if self._heard and not self._writer.budget.full(ENTRY_COST):
                 self._writer.put(self, self.now(), Lost(0, 0, reason))
 
     def whole(self) -> None:
@@ -171,9 +187,8 @@ class Recording:
                 return
             now = self.now()
             self._tell_dropped(now)
-            if self._within is not None and self._within.bytes:
-                self._writer.put(self, now, Lost(self._within.chunks, self._within.bytes, self._within.reason))
-            self._writer.put(self, now, Closed(closed, detail))
+            self._tell_note()
+            self._writer.put(self, now, Closed(closed, detail, *self._beyond))
 
     def at_ns(self, offset_us: int) -> int:
         """When that was, by time.perf_counter_ns."""
@@ -188,23 +203,29 @@ class Recording:
     def begin(self) -> bool:
         """Tell the writer of the stream, where there is room for that; whether there was."""
         writer, body = self._writer, self.stream.request_body or b""
-        if writer.full(_STREAM_COST + len(body)):
-            if not body or writer.full(_STREAM_COST):
+        if writer.budget.full(_STREAM_COST + len(body)):
+            if not body or writer.budget.full(_STREAM_COST):
                 return False
             self.stream = self.stream._replace(request_body=None)
             writer.overflows(len(body))
         self._heard = True
         writer.put(self, 0, None, _STREAM_COST + len(self.stream.request_body or b""))
         if len(body) and self.stream.request_body is None:
-            writer.put(self, 0, Lost(0, 0, f"{FULL}: the request's body of {len(body)} bytes is not recorded"))
+            self._note = f"{FULL}: the request's body of {len(body)} bytes is not recorded"
         if self._response is not None:
             writer.put(self, self.now(), self._response)
+            self._tell_note()
         return True
 
     def _drop(self, size: int) -> None:
         self._dropped[0] += 1
         self._dropped[1] += size
         self._writer.overflows(size)
+
+    def _tell_note(self) -> None:
+        if self._note:
+            self._writer.put(self, self.now(), Lost(0, 0, self._note))
+            self._note = ""
 
     def _tell_dropped(self, now: int) -> None:
         """Say what could not be queued before, now that something can be."""

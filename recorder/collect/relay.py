@@ -11,16 +11,23 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from recorder.collect import exchange, gate, http1, secrets
+from recorder.collect.budget import Budget
 from recorder.collect.connection import Client, Connection
 from recorder.collect.http1 import Body, Head, Request, RequestReader, ResponseReader
 from recorder.collect.origin import Origin, said
-from recorder.collect.recording import Recording
+from recorder.collect.recording import FULL, Recording
 from recorder.collect.writer import Writer
 
 logger = logging.getLogger(__name__)
 
+PIECE_COST = 100
+"""Bytes of memory of a piece of a request's body, beside what it holds."""
+
 STRICT_SECONDS = 1.0
 """With strict durability, how long a chunk may wait for its commit."""
+
+NOT_THROUGH = "not recorded: the request's body, which was not through when the response began or all was over"
+"""The reason of a gap."""
 
 _REPEATABLE = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})  # idempotent: RFC 9110, 9.2.2
 
@@ -61,15 +68,21 @@ class Exchange:
         self._request = request
         self._target = target
         self._limit = terms.writer.settings.max_request_body
-        self._copy = _Copy(self._limit)
+        self._copy = _Copy(self._limit, terms.writer.budget)
         self._head: Head | None = None
         self._interim = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> bool:
         """Until both are through; whether the client's connection goes on. Raises Malformed of the request's body."""
+        try:
+            return await self._run()
+        finally:
+            self._copy.forget()
+
+    async def _run(self) -> bool:
         if int(self._request.value(b"content-length") or 0) > self._limit:
-            self.record.begin(None)
+            self.record.begin(None, exchange.too_large(self._limit))
         while True:
             try:
                 upstream, used = await self._line.connected()
@@ -77,7 +90,7 @@ class Exchange:
                 while self._client.holds and not self._request.complete:
                     self._line.requests.feed(await self._client.read())
                 self._framed()
-                self.record.begin(self._copy.whole() if self._request.complete else None)
+                self.record.begin(*(self._copy.whole_or_why() if self._request.complete else (None,)))
                 self.record.end("no_response", said(error))
                 await self._close()
                 return False
@@ -133,10 +146,10 @@ class Exchange:
         upstream.write(head)
         if (whole := self._copy.whole()) and request.complete:  # it was sent before, in vain
             request.pieces.append(whole)
-            self._copy = _Copy(self._limit)
+            self._copy.forget()
         if request.complete:
             upstream.write(*self._framed())
-            asyncio.get_running_loop().call_soon(self.record.begin, self._copy.whole())  # the request goes out first
+            asyncio.get_running_loop().call_soon(self.record.begin, *self._copy.whole_or_why())  # the request goes out first
         else:
             self._tasks.append(asyncio.create_task(self._upload(upstream)))
 
@@ -147,7 +160,7 @@ class Exchange:
                 upstream.write(*self._framed())
                 await upstream.drained()
                 if self._request.complete:
-                    self.record.begin(self._copy.whole())
+                    self.record.begin(*self._copy.whole_or_why())
                     return
                 if self._line.requests.malformed:
                     upstream.abort()
@@ -275,8 +288,8 @@ class Record:
     def now(self) -> int:
         return self._recording.now() if self._recording is not None else 0
 
-    def begin(self, body: bytes | None) -> None:
-        """The request is through, with this body (None: it is too large to be stored, or was not through). The first call counts.
+    def begin(self, body: bytes | None, missing: str = "") -> None:
+        """The request is through, with this body; None where it is not stored, and why. The first call counts.
 
         Half a body is not stored: it answers no question, and would be taken for a whole one.
         """
@@ -290,7 +303,9 @@ class Record:
             path, _, query = self._target.decode("latin-1").partition("?")
             if terms.writer.settings.skips_path(path):
                 return
-            stream = exchange.begun(
+            if body is None and not missing and _has_body(request):
+                missing = NOT_THROUGH
+            stream, unread = exchange.begun(
                 request.method.decode("latin-1"),
                 terms.origin.host,
                 path,
@@ -303,6 +318,7 @@ class Record:
             )
             stream = stream._replace(started_at=self._started_at)
             self._recording = terms.writer.begin(stream, self._began_ns, strict=terms.strict)
+            self._recording.note(missing or unread)
         except Exception as error:  # noqa: BLE001 - here and below: whatever fails, the exchange goes on
             self._give_up(error)
 
@@ -381,22 +397,43 @@ class Record:
 
 
 class _Copy:
-    """A request's body for the log, as long as it is not too large."""
+    """A request's body for the log, as long as it is not too large, and there is memory for it."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, budget: Budget) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
         self._limit = limit
+        self._budget = budget
+        self._missing = ""
 
     def add(self, piece: bytes) -> None:
         self._size += len(piece)
+        if self._missing:
+            return
+        self._pieces.append(piece)
+        self._budget.requests += len(piece) + PIECE_COST
         if self._size > self._limit:
-            self._pieces.clear()
-        else:
-            self._pieces.append(piece)
+            self._leave(exchange.too_large(self._limit))
+        elif self._budget.requests > self._budget.limit // 2:
+            self._leave(f"{FULL}: the request's body is not recorded")
 
     def whole(self) -> bytes | None:
-        return None if self._size > self._limit else b"".join(self._pieces)
+        return None if self._missing else b"".join(self._pieces)
+
+    def whole_or_why(self) -> tuple[bytes | None, str]:
+        return self.whole(), self._missing
+
+    def forget(self) -> None:
+        self._budget.requests -= sum(map(len, self._pieces)) + PIECE_COST * len(self._pieces)
+        self._pieces, self._size = [], 0
+
+    def _leave(self, missing: str) -> None:
+        self._missing = missing
+        self.forget()
+
+
+def _has_body(request: Request) -> bool:
+    return request.chunked or int(request.value(b"content-length") or 0) > 0
 
 
 def _text(value: bytes) -> str:

@@ -58,12 +58,13 @@ class Sampler:
 class Sampled:
     """One stream. kept: whether it is recorded, None while that is not known. learned: whether it has told all that it will."""
 
-    __slots__ = ("_held", "_sampler", "_stream", "kept", "learned")
+    __slots__ = ("_held", "_sampler", "_stream", "held", "kept", "learned")
 
     def __init__(self, sampler: Sampler, stream: Stream) -> None:
         self._sampler = sampler
         self._stream = stream
         self._held: list[Frame] = []
+        self.held = 0  # characters of them
         named = [*([f"label {stream.session_label}"] if stream.session_label else ()), *_asked(stream)]
         self.kept = sampler.decide(named) if named else None
         self.learned = not _tells(stream)
@@ -78,8 +79,9 @@ class Sampled:
             self._learn(frames, last)
         if self.kept is None:
             self._held += frames
+            self.held += sum(len(frame.data) for frame in frames)
             return []
-        held, self._held = self._held, []
+        held, self._held, self.held = self._held, [], 0
         return [*held, *frames] if self.kept else []
 
     def _learn(self, frames: list[Frame], last: bool) -> None:

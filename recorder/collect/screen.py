@@ -63,6 +63,23 @@ class Screen:
         """Whether nothing that comes can matter: the stream is not recorded, and tells nothing about others."""
         return self._sampled is not None and self._sampled.kept is False and self._sampled.learned
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that wait for what follows, more or less."""
+        return (self._sampled.held if self._sampled else 0) + (self._redactor.size if self._redactor else 0)
+
+    def spill(self) -> list[Frame]:
+        """What waits for what follows: there is no room for more of it, so it is decided, and redacted, by itself."""
+        found = self.feed([], last=True) if self._sampled is not None else []
+        if self._redactor is None or not self.kept or self._failed:
+            return found
+        try:
+            return found + self._redactor.finish(whole=False)
+        except Exception as error:  # noqa: BLE001 - what cannot be redacted is not stored
+            frames = self._redactor.held()
+            self._fail(error)
+            return found + self._without(frames)
+
     def feed(self, frames: list[Frame], *, last: bool) -> list[Frame]:
         """What may be stored now of these frames and of those before. last: the stream is over. Never raises."""
         if self._sampled is not None:

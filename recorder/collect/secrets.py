@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from recorder import jsontext
-from recorder.bodies import media_type
+from recorder.kind import media_type
 
 REDACTED = "REDACTED"
 

@@ -52,7 +52,7 @@ class Observer:
             path, _, query = url.raw_path.decode("latin-1").partition("?")
             if self._shared.settings.skips_path(path):
                 return None
-            stream = exchange.begun(
+            stream, missing = exchange.begun(
                 request.method,
                 url.netloc.decode("latin-1"),
                 path,
@@ -63,10 +63,12 @@ class Observer:
                 label=label,
                 limit=self._shared.settings.max_request_body,
             )
-            return self._shared.writer.begin(stream, began_ns)
+            recording = self._shared.writer.begin(stream, began_ns)
+            recording.note(missing)
         except Exception:
             logger.exception("a request is not recorded")
             return None
+        return recording
 
     def respond(self, response: Any, recording: Recording | None) -> None:
         """Note how a response begins, and put the tee in its stream."""

@@ -8,6 +8,10 @@ when the queue is then full, chunks are dropped and counted, and a `$gap` says h
 whose events cannot be stored, be it for what is in them or for a bug in recorder, loses them alone: a `$gap` says that, too, and
 the others go on. A database file that was removed is said once; the streams go on in a new one, each with a `$gap` for what
 stood in the other. Where another recorder took this one for dead (lease.py) and ended its streams, they go on after that end.
+
+No stream waits for another: one whose chunks are more than its share of a transaction (a flood of tiny events, a few bytes that
+decode to gigabytes) is decoded step by step (backlog.py) while the others go on. What open streams hold back is counted with the
+queue (budget.py); where it grows too large it goes to the log in pieces.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from recorder import database, jsontext, log
-from recorder.collect.decoding import KEPT, Closed, Lost, Said, gap, one_line
+from recorder.collect.backlog import Backlog
+from recorder.collect.budget import Budget
+from recorder.collect.decoding import KEPT, STEP, Closed, Lost, Said, gap, one_line
 from recorder.collect.file import File
 from recorder.collect.lease import RENEW_SECONDS, Lease, mark_lost
 from recorder.collect.recording import ENTRY_COST, FULL, Entry, Recording, never_raising
@@ -45,12 +51,24 @@ BATCH_BYTES = 1024 * 1024
 """Bytes of bodies that one transaction takes at the most."""
 
 BATCH_ENTRIES = 20_000
+"""Entries that one transaction takes at the most, and about as many frames."""
+
+SHARE = 4_000
+"""Frames of one stream in a transaction after which it waits for the others, where those of all are too many for one."""
+
+LATE = "not decoded in time"
+"""The reason of a gap."""
+
+HURRY = 0.6
+"""The part of the time to close in after which what is behind is given up, so that the log can say so."""
 
 LOCKED_SECONDS = 2
 """How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
 
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the classes in which commits are counted by how long they took; there is one more class above them."""
+
+_STEP_WORK = 500  # of a step beside the frames that it makes
 
 _RETRY_SECONDS = 0.2
 _OWED_SECONDS = 1.0  # until what could not be stored for a bug is tried again where nothing else comes
@@ -67,7 +85,8 @@ class Writer:
     Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
     gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS); faults
     (of recorder itself), streams that were left out (not sampled), given up (what came of them later is not in the log) and
-    those that are missing (not in it at all), files_lost (removed while they were written) and leases_lost (taken by another).
+    those that are missing (not in it at all), files_lost (removed while they were written) and leases_lost (taken by another);
+    late_bytes (of what was queued, those that were not decoded in time when it was closed).
     """
 
     def __init__(self, engine: sa.Engine, settings: Settings | None = None) -> None:
@@ -95,10 +114,16 @@ class Writer:
         self._epoch = 0  # how often another file took its place
         self._lease = Lease()
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
-        self._queue_bytes = self.settings.queue_bytes
+        self.budget = Budget(self.settings.queue_bytes)
+        self.late_bytes = 0
         self._screens = Screens(self.settings)
-        self._queued = 0
-        self._taken = 0
+        self._backlog = Backlog()
+        self._work = 0  # about how many frames were made for the transaction under way
+        self._freed = self._came = 0  # bytes of memory, and of bodies, that are through with it
+        self._calls: list[object] = []  # to be made once it is through
+        self._holding: dict[Recording, int] = {}  # streams that hold something back → bytes
+        self._touched: set[Recording] = set()  # streams that may hold something else than before
+        self._hurry_at: float | None = None  # time.monotonic at which what is behind is given up
         self._entries: deque[Entry] = deque()  # taken from the queue and not looked at yet
         self._due: dict[Recording, list[Frame]] = {}  # decoded and not stored yet
         self._upkeep_at = 0.0  # time.monotonic
@@ -151,13 +176,14 @@ class Writer:
         self.after_commit(done.set)
         return done.wait(timeout)
 
-    def close(self, timeout: float = 30.0) -> None:
+    def close(self, timeout: float = 30.0) -> bool:
         """Commit what is queued and end the thread; give up after `timeout` seconds if the database does not come back.
 
-        Streams that are open still end here: what comes of them later is not recorded.
+        Streams that are open still end here: what comes of them later is not recorded. Whether all that was queued is in the log.
         """
         if self._closing:
-            return
+            return self.complete
+        self._hurry_at = time.monotonic() + timeout * HURRY
         for recording in list(self.open):
             recording.end("lost", "the recorder was closed while this stream was open")
         self._closing = True
@@ -165,6 +191,12 @@ class Writer:
         self._thread.join(timeout)
         if self._thread.is_alive():
             logger.error("the database did not take %d bytes that were recorded last: they are lost", self.waiting_bytes)
+        return self.complete
+
+    @property
+    def complete(self) -> bool:
+        """Once it is closed: whether all that was queued by then is in the log."""
+        return not (self._thread.is_alive() or self._due or self.late_bytes)
 
     def hold(self) -> None:
         """Let go of the connection and use none until resume(): after the transaction that is under way now."""
@@ -180,7 +212,7 @@ class Writer:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of memory that wait to be committed."""
-        return self._queued - self._taken
+        return self.budget.queue
 
     @property
     def waiting_seconds(self) -> float:
@@ -188,18 +220,13 @@ class Writer:
         oldest = self._oldest_ns
         return 0.0 if oldest is None else max(0.0, (time.perf_counter_ns() - oldest) / 1e9)
 
-    def full(self, size: int) -> bool:
-        """Whether this many bytes more would be over what may wait."""
-        waiting = self._queued - self._taken
-        return waiting > 0 and waiting + size + ENTRY_COST > self._queue_bytes
-
     # The caller's side.
 
     def put(
         self, recording: Recording | None, offset_us: int, said: Said | Callable[[], None] | None, size: int = ENTRY_COST
     ) -> None:
         cost = size + ENTRY_COST
-        self._queued += cost  # a lost update between threads would only bend the bound a little
+        self.budget.queued += cost  # a lost update between threads would only bend the bound a little
         self._queue.put(Entry(recording, offset_us, said, cost))
 
     def overflows(self, size: int) -> None:
@@ -228,26 +255,24 @@ class Writer:
     def _step(self) -> None:
         """Take what is queued, store it, and see to what is due by the clock."""
         self._take()
-        self._oldest_ns = next((entry.recording.at_ns(entry.offset_us) for entry in self._entries if entry.recording), None)
-        cost = size = 0
-        calls = []
+        oldest = next((entry for entry in (*self._entries, *self._backlog.oldest()) if entry.recording), None)
+        self._oldest_ns = oldest.recording.at_ns(oldest.offset_us) if oldest and oldest.recording else None
+        self._work = self._freed = self._came = 0
         try:
             while self._entries:
-                entry = self._entries.popleft()
-                cost += entry.cost
-                if entry.recording is not None:
-                    size += self._decode(entry.recording, entry)
-                else:
-                    calls.append(entry.said)
+                self._look_at(self._entries.popleft())
+            self._catch_up()
             self._say_unheard()
+            self._weigh()
             self._store()
-            self.bytes += size
+            self.bytes += self._came
         finally:
-            self._taken += cost
+            self.budget.taken += self._freed
             self._oldest_ns = None
+            calls, self._calls = self._calls, []
             for call in calls:
                 _call(call)
-        if self._last:
+        if self._last and not self._backlog:
             self._leave()
         elif time.monotonic() >= self._upkeep_at:
             self._upkeep()
@@ -257,7 +282,7 @@ class Writer:
         until = self._upkeep_at if self._retry_at is None else min(self._upkeep_at, self._retry_at)
         size = 0
         try:
-            at_once = self._last or bool(self._entries)  # some are left where a fault ended the step before
+            at_once = self._last or bool(self._entries or self._backlog)  # some are left where a fault ended the step before
             entry = self._queue.get(timeout=0 if at_once else max(0.0, until - time.monotonic()))
             while entry is not None:
                 self._entries.append(entry)
@@ -269,28 +294,140 @@ class Writer:
             return
         self._last = True
 
-    def _decode(self, recording: Recording, entry: Entry) -> int:
-        """Put what an entry amounts to with what is due; how many bytes of a body it brought."""
+    def _look_at(self, entry: Entry) -> None:
+        """Put what an entry amounts to with what is due, or what it is behind what its stream has not got to yet."""
+        recording, backlog = entry.recording, self._backlog
+        if recording is None:
+            self._freed += entry.cost
+            if backlog and callable(entry.said):
+                backlog.after(entry.said)
+            else:
+                self._calls.append(entry.said)
+        elif (
+            (backlog and recording in backlog)
+            or _is_long(recording, entry)
+            or (self._work > BATCH_ENTRIES and len(self._due.get(recording, ())) > SHARE)
+        ):
+            backlog.add(recording, entry)
+        else:
+            self._decode(recording, entry)
+
+    def _catch_up(self) -> None:
+        """Let the streams that are behind go on, one step each in turn, as far as one transaction goes."""
+        backlog = self._backlog
+        hurry = self._hurry_at is not None and time.monotonic() >= self._hurry_at
+        while backlog and (hurry or self._work <= BATCH_ENTRIES):
+            recording, entries = backlog.turn()
+            if hurry:
+                self._skip(recording, backlog.end(recording))
+                continue
+            self._go_on(recording, entries)
+            if not entries:
+                backlog.end(recording)
+
+    def _go_on(self, recording: Recording, entries: deque[Entry]) -> None:
+        """One step of the first of these."""
+        entry = entries[0]
+        if recording.given_up:
+            recording.steps = None
+        if not _is_long(recording, entry) and recording.steps is None:
+            entries.popleft()
+            if entry.recording is None:
+                self._calls.append(entry.said)
+            else:
+                self._decode(recording, entry)
+            return
+        assert isinstance(entry.said, bytes)
+        if recording.steps is None:
+            recording.steps = recording.decoding.steps(entry.said, entry.offset_us)
+        frames = next(recording.steps, None)
+        if frames is not None:
+            self._work += _STEP_WORK
+            self._add(recording, frames, last=False)
+            return
+        entries.popleft()
+        recording.steps = None
+        recording.fresh += recording in self._due
+        self._free(recording, entry)
+        self._came += len(entry.said)
+
+    def _skip(self, recording: Recording, entries: deque[Entry]) -> None:
+        """Leave out the chunks of these, for which there is no time any more, and say so."""
+        recording.steps = None
+        lost = size = 0
+        for entry in (*entries, None):
+            if entry is not None and isinstance(entry.said, bytes):
+                self._free(recording, entry)
+                lost, size, last_us = lost + 1, size + len(entry.said), entry.offset_us
+                continue
+            if lost:
+                self._add(recording, recording.decoding.frames(Lost(lost, size, LATE), last_us), last=False)
+                self.late_bytes += size
+                self.dropped_bytes += size
+                lost = size = 0
+            if entry is not None and entry.recording is None:
+                self._calls.append(entry.said)
+            elif entry is not None:
+                self._decode(recording, entry)
+
+    def _free(self, recording: Recording, entry: Entry) -> None:
+        """An entry is through: with the transaction under way, its memory is free."""
+        recording.taken += entry.cost
+        self._freed += entry.cost
+
+    def _decode(self, recording: Recording, entry: Entry) -> None:
+        """Put what an entry amounts to with what is due."""
         said = entry.said
+        self._free(recording, entry)
         size = len(said) if isinstance(said, bytes) else len(recording.stream.request_body or b"") if said is None else 0
         if recording.given_up:
             self.dropped_bytes += size
-            return 0
+            return
         if said is None:
             recording.screen = self._screens.of(recording.stream, wait=not recording.strict)
             recording.stream = recording.screen.stream if recording.screen else recording.stream
         frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
+        if self._add(recording, frames, last=isinstance(said, Closed)):
+            recording.fresh += isinstance(said, bytes)
+            self._came += size
+
+    def _add(self, recording: Recording, frames: list[Frame], *, last: bool) -> bool:
+        """Put frames of a stream with what is due; whether it is recorded, as far as is known."""
+        self._touched.add(recording)
         if (screen := recording.screen) is not None:
-            frames = screen.feed(frames, last=isinstance(said, Closed))
+            frames = screen.feed(frames, last=last)
             recording.unwanted = screen.closed
             if not screen.kept:
-                self.left_out += isinstance(said, Closed)
-                return 0
+                self.left_out += last
+                return False
         due = self._due.setdefault(recording, [])
-        if isinstance(said, bytes):
-            recording.fresh += 1
         due += frames
-        return size
+        self._work += len(frames)
+        return True
+
+    def _weigh(self) -> None:
+        """Count what open streams hold back; where that is too much, those that hold most let it go to the log in pieces."""
+        for recording in self._touched:
+            self._weigh_one(recording)
+        self._touched.clear()
+        for all in (False, True):
+            if not self.budget.crowded:
+                return
+            for recording in sorted(self._holding, key=self._holding.__getitem__, reverse=True):
+                self._add(recording, recording.decoding.spill(all=all), last=False)
+                if recording.screen is not None and recording.screen.held:
+                    self._due.setdefault(recording, []).extend(recording.screen.spill())
+                self._weigh_one(recording)
+                if not self.budget.crowded:
+                    return
+
+    def _weigh_one(self, recording: Recording) -> None:
+        held = recording.decoding.held + (recording.screen.held if recording.screen is not None else 0)
+        held = 0 if recording.given_up else held
+        before = self._holding.pop(recording, 0)
+        if held:
+            self._holding[recording] = held
+        self.budget.blocks += held - before
 
     def _say_unheard(self) -> None:
         """What became of streams that are not in the log at all stands in one of its own."""
@@ -483,6 +620,7 @@ class Writer:
         frames = self._due.pop(recording)
         self.dropped_bytes += sum(recording.decoding.size(frame) for frame in frames)
         recording.given_up = True
+        self._touched.add(recording)
         self.given_up += 1
         logger.error("stream %s cannot be stored, what comes of it is lost: %s", recording.stream.stream_id, one_line(error))
 
@@ -591,6 +729,12 @@ class Writer:
                     self._lease.give_back(connection)
             except Exception as error:  # noqa: BLE001 - once this process is gone, the next writer does it
                 logger.warning("the lease could not be given back: %s", one_line(error))
+
+
+def _is_long(recording: Recording, entry: Entry) -> bool:
+    """Whether an entry may be more than one step."""
+    long = isinstance(entry.said, bytes) and (len(entry.said) > STEP or recording.decoding.encoded)
+    return long and not recording.given_up
 
 
 def _rows(recording: Recording, frames: list[Frame]) -> list[Row]:

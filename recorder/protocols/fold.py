@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from recorder import jsontext
-from recorder.bodies import media_type
+from recorder import jsontext, kind
 from recorder.protocols import WireProtocol, named, protocol_for, protocol_of_body, protocol_of_event
 from recorder.protocols.partial import STREAM, Partial, Request
 from recorder.protocols.payload import error, value
-from recorder.sse import is_system, parse
+from recorder.sse import SSEDecoder, is_system, parse
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Characters of a JSON body that is folded."""
@@ -23,6 +23,17 @@ STALL_US = 10_000_000
 
 SILENCES_LIMIT = 100
 """Pauses kept of one stream."""
+
+_BLANK = " \t\r\n\ufeff"
+
+_BEGINNINGS = (
+    (kind.JSON, re.compile(r"[{\[]")),
+    (kind.SSE, re.compile(r"(?:data|event|id|retry)?:")),
+    (kind.OTHER, re.compile(r".{6}", re.DOTALL)),
+)
+"""What a body may be whose text begins so; one of fewer characters may still become anything."""
+
+_MARK = "data: [DONE]"
 
 _BY_CHOICE = "not recorded:"
 """How the reason of a gap begins that the user's own settings asked for: nothing is amiss with the stream."""
@@ -52,7 +63,7 @@ class StreamFold:
         self.status: int | None = own.get("status")
         self.outcome: str | None = own.get("outcome")
         self._tail: str | None = own.get("tail")
-        self._is_json: bool = own.get("is_json", False)
+        self._kind: str | None = own.get("kind")  # of a body, once that is known
         self._body: list[str] = own.get("body") or []
         self._protocol = named(own.get("protocol"))
         if states is None:
@@ -115,7 +126,7 @@ class StreamFold:
             "status": self.status,
             "outcome": self.outcome,
             "tail": self._tail,
-            "is_json": self._is_json,
+            "kind": self._kind,
             "body": self._body,
             "partial": self._partial.to_json(),
             "part": states.get(STREAM),
@@ -186,11 +197,8 @@ class StreamFold:
 
     def _on_response(self, position: int, offset_us: int, data: str) -> None:
         response = jsontext.object_of(data)
-        status, headers = response.get("status"), response.get("headers")
+        status = response.get("status")
         self.status = status if isinstance(status, int) else None
-        for pair in headers if isinstance(headers, list) else ():
-            if isinstance(pair, list) and len(pair) == 2 and str(pair[0]).lower() == "content-type":
-                self._is_json = media_type(str(pair[1])).endswith("json")
 
     def _on_body(self, position: int, offset_us: int, data: str) -> None:
         """A body, or a piece of one: it is folded when its JSON is whole."""
@@ -201,22 +209,45 @@ class StreamFold:
                 tells = isinstance(found.get("error"), (dict, str)) or isinstance(found.get("message"), str)
                 self._partial.error = error(found if tells else data[:500])
             return
-        if not self._is_json:
-            return
         self._body.append(data)
-        if sum(map(len, self._body)) > BODY_LIMIT:
-            self._body, self._is_json = [], False
-            self._anomaly(position, offset_us, "oversized", "a body over the limit, kept and not folded")
-        elif data.rstrip()[-1:] in ("}", "]") and (found := value("".join(self._body))) is not None:
+        if self._kind is None:
+            begins = "".join(self._body).lstrip(_BLANK)
+            self._kind = next((name for name, pattern in _BEGINNINGS if pattern.match(begins)), None)
+        if self._kind == kind.OTHER:
             self._body = []
-            if self._protocol is None:
-                self._speak(protocol_of_body(found))
-            if self._protocol is not None:
-                try:
-                    self._protocol.body(self._partial, position, offset_us, found)
-                    self._note_end(position)
-                except Exception as problem:  # noqa: BLE001 - as in _evolve
-                    self._anomaly(position, offset_us, "not_folded", f"body: {problem!r}")
+        elif sum(map(len, self._body)) > BODY_LIMIT:
+            self._body, self._kind = [], kind.OTHER
+            self._anomaly(position, offset_us, "oversized", "a body over the limit, kept and not folded")
+        elif self._kind == kind.JSON and data.rstrip()[-1:] in ("}", "]") and self._whole(position, offset_us, self._body):
+            self._body = []
+
+    def _whole(self, position: int, offset_us: int, pieces: list[str]) -> bool:
+        """Fold a body of JSON; whether it is whole."""
+        text = "".join(pieces).lstrip(_BLANK)
+        found = value(text)
+        if found is None and text.rstrip().endswith(_MARK):  # some that say that they are a stream end as one
+            found = value(text.rstrip().removesuffix(_MARK))
+        if found is None:
+            return False
+        if self._protocol is None:
+            self._speak(protocol_of_body(found))
+        if self._protocol is not None:
+            try:
+                self._protocol.body(self._partial, position, offset_us, found)
+                self._note_end(position)
+            except Exception as problem:  # noqa: BLE001 - as in _evolve
+                self._anomaly(position, offset_us, "not_folded", f"body: {problem!r}")
+        return True
+
+    def _stream(self, position: int, offset_us: int, text: str) -> None:
+        """Fold a body that is a stream of events: it was taken for what its content type said when it was recorded."""
+        decoder = SSEDecoder()
+        for frame in (*decoder.feed(text.encode("utf-8", "surrogatepass")), *decoder.finish()):
+            if not is_system(frame.type):
+                if self._protocol is None:
+                    self._speak(protocol_of_event(frame.type, frame.data))
+                if self._protocol is not None:
+                    self._evolve(position, offset_us, frame.type, frame.data)
 
     def _on_block(self, position: int, offset_us: int, data: str) -> None:
         if data.strip("\r\n\ufeff"):
@@ -240,6 +271,11 @@ class StreamFold:
         outcome = jsontext.object_of(data).get("outcome")
         self.outcome = outcome if isinstance(outcome, str) else None
         tail, self._tail = self._tail, None
+        body, self._body = "".join(self._body), []
+        if self._kind == kind.SSE and kind.kind_of(body.encode("utf-8", "replace"), "text/plain") == kind.SSE:
+            self._stream(position - 1, offset_us, body)
+        if tail and not self.events and tail.lstrip(_BLANK)[:1] in ("{", "[") and self._whole(position, offset_us, [tail]):
+            return
         if not tail or self._protocol is None:
             return
         if tail[-1] not in "\r\n" and not tail.splitlines()[-1].startswith("data:"):

@@ -88,6 +88,11 @@ class Redactor:
         self._settle(whole=whole)
         return list(self._released())
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory of what is held, more or less."""
+        return self._size
+
     def held(self) -> list[Frame]:
         """What was given and is not out yet, as it was."""
         return [slot.frame for slot in self._slots]

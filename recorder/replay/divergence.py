@@ -145,7 +145,9 @@ class Watch:
         if match is None or match.rung != "exact":
             self._bytes += len(asked.body)
             if self._bytes <= BODIES:
-                request = asked._replace(body=secrets.body(asked.body, asked.content_type), query=secrets.query(asked.query))
+                request = asked._replace(
+                    body=secrets.body(asked.body, asked.content_type), sent=None, query=secrets.query(asked.query)
+                )
         given, rung = (None, "") if match is None else (match.exchange, match.rung)
         number = len(client.requests) + 1
         return Kept(client, number, self._kept, asked.method, asked.path + query, given, rung, request)

@@ -23,8 +23,8 @@ from itertools import groupby, repeat
 from typing import NamedTuple, TypeVar
 
 from recorder import jsontext
-from recorder.bodies import is_lines, media_type
 from recorder.errors import UsageError
+from recorder.kind import is_lines, media_type
 from recorder.replay.playback import Part, Playback, Timed
 from recorder.replay.timing import schedule
 from recorder.sse import chunks

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes
 from weakref import WeakKeyDictionary
 
 from recorder import jsontext
-from recorder.collect import secrets
+from recorder.collect import encoding, secrets
 from recorder.protocols.view import CHAIN
 from recorder.replay.difference import normal
 from recorder.replay.volatile import Volatile, without_boundary
@@ -41,18 +41,22 @@ _LITERAL = "!$&'()*+,;=:@"
 """What a path's segment holds as it is beside letters, digits and -._~ (RFC 3986, 3.3)."""
 
 
+_DECODED = 64 * 1024 * 1024
+"""Bytes of a body from which on it is not decoded: it matches none."""
+
 Name = tuple[str | None, str | None]
 """(what a client calls itself, the session that it names)"""
 
 
 class Asked(NamedTuple):
-    """A request. path: as it was sent, percent-encoded; query without its `?`."""
+    """A request. path: as it was sent, percent-encoded; query without its `?`. sent: the body as it came, if it was encoded."""
 
     method: str
     path: str
     query: str = ""
     body: bytes = b""
     content_type: str | None = None
+    sent: bytes | None = None
 
 
 class Exchange(NamedTuple):
@@ -92,6 +96,17 @@ class Match(NamedTuple):
             more = len(self.differs) - _NAMED
             own.append(("x-recorder-differs", _ascii(named) + (f" and {more} more" if more > 0 else "")))
         return own
+
+
+def decoded(asked: Asked, content_encoding: str | None) -> Asked:
+    """The request with its body decoded, as it is when recorded; as it is where that cannot be done."""
+    if not asked.body or not encoding.is_encoded(content_encoding):
+        return asked
+    try:
+        body = encoding.decoded(asked.body, content_encoding, _DECODED)
+    except ValueError:
+        return asked
+    return asked if body is None else asked._replace(body=body, sent=asked.body)
 
 
 def exchange(number: int, stream_id: str, session_id: str, asked: Asked, volatile: Volatile = VOLATILE) -> Exchange:

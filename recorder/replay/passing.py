@@ -68,7 +68,7 @@ class Passing:
             asked.method,
             base.copy_with(raw_path=os.fsencode(target)),
             headers=[*sent, ("accept-encoding", "identity")],
-            content=asked.body or None,
+            content=(asked.body if asked.sent is None else asked.sent) or None,
             extensions={"timeout": {"connect": CONNECT_SECONDS, "read": None, "write": None, "pool": None}},
         )
         response = await self._transport.handle_async_request(request)

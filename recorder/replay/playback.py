@@ -52,7 +52,12 @@ class Playback:
         self.headers: list[tuple[str, str]] = list(_SSE)
         self._events = iter(recorded)
         self._head_us = self._end_us = 0
-        first = next(self._events, None)
+        self._read: list[Event] = []
+        for event in self._events:  # a gap comes first where there is no head
+            self._read.append(event)
+            if event.type != "$gap":
+                break
+        first = self._read[-1] if self._read else None
         if first is None:
             self.status, self.closed = None, "no_response"
         elif first.type == "$end" and self._ended(first):
@@ -60,7 +65,6 @@ class Playback:
         elif first.type == "$response":
             self._begun(jsontext.object_of(first.data))
             self._head_us = first.offset_us
-        self._read = [] if first is None else [first]
         self.headed = first is not None and first.type == "$response"
 
     @property

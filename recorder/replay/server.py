@@ -27,7 +27,7 @@ from recorder.collect.asgi import Receive, Scope, Send, body_of, disconnected
 from recorder.replay import library
 from recorder.replay.divergence import Watch
 from recorder.replay.faults import Fault, Faulted
-from recorder.replay.match import Asked, Library, Match, Places
+from recorder.replay.match import Asked, Library, Match, Places, decoded
 from recorder.replay.passing import Passing, given
 from recorder.replay.playback import Playback
 from recorder.replay.stepping import Hand, Waiting, moves
@@ -301,7 +301,8 @@ async def _asked(scope: Scope, receive: Receive) -> Asked | None:
         return None
     content_type = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-    return Asked(scope["method"], path, query, body, content_type)
+    coding = ", ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"content-encoding")
+    return decoded(Asked(scope["method"], path, query, body, content_type), coding)
 
 
 def _error(message: str, code: str) -> dict[str, Any]:

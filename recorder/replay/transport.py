@@ -23,7 +23,7 @@ from recorder.replay import library
 from recorder.replay.divergence import Watch
 from recorder.replay.faults import Faulted, plan
 from recorder.replay.fidelity import Fidelity
-from recorder.replay.match import Asked, Library, Match, Place
+from recorder.replay.match import Asked, Library, Match, Place, decoded
 from recorder.replay.playback import Playback, Timed
 from recorder.replay.volatile import Volatile
 
@@ -303,7 +303,8 @@ def _patience(request: Any) -> float:
 
 def _asked(request: Any) -> Asked:
     path, _, query = request.url.raw_path.decode("latin-1").partition("?")
-    return Asked(request.method, path, query, request.content, request.headers.get("content-type"))
+    asked = Asked(request.method, path, query, request.content, request.headers.get("content-type"))
+    return decoded(asked, request.headers.get("content-encoding"))
 
 
 def _catch_up(engine: sa.Engine) -> None:
