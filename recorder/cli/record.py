@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from urllib.parse import SplitResult, urlsplit
@@ -96,9 +96,9 @@ class _Listing(Writer):
         super().__init__(engine, settings)
         self._begun = begun
 
-    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False, known: Iterable[str] = ()) -> Recording:
         self._begun.append(stream.stream_id)
-        return super().begin(stream, began_ns, strict=strict)
+        return super().begin(stream, began_ns, strict=strict, known=known)
 
 
 def _environment(stack: ExitStack, writer: Writer, upstream: SplitResult | None, session: str | None) -> dict[str, str]:

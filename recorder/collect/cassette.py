@@ -21,6 +21,7 @@ from recorder.collect.encoding import decode_for, is_encoded
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import ImportFailed
 from recorder.log import Stream
+from recorder.redaction.echoes import Echoes
 from recorder.sse import Frame, is_system
 
 KINDS = (".yaml", ".yml")
@@ -99,6 +100,7 @@ def _stream(interaction: dict[str, Any], number: int, path: Path, before: dateti
     status = response["status_code"] if "status_code" in response else response["status"]["code"]
     if not isinstance(status, int):
         raise TypeError(f"its status is {status!r}")
+    known: secrets.Known = set()
     row, missing = exchange.begun(
         str(request["method"]),
         target.netloc.rpartition("@")[2],
@@ -108,11 +110,12 @@ def _stream(interaction: dict[str, Any], number: int, path: Path, before: dateti
         sent or None,
         source=f"import {path.name}",
         label=path.name.rpartition(".")[0],
+        known=known,
     )
     began = max(_date(given), before + timedelta(microseconds=1))
     shown = f"{row.method} {row.host} {row.path}?{row.query}".encode()
     stream_id = derived_stream_id(int(began.timestamp()), b"vcr %d" % number, shown, row.request_body or b"", body)
-    return row._replace(stream_id=stream_id, started_at=began), _frames(status, given, body, missing)
+    return row._replace(stream_id=stream_id, started_at=began), Echoes(known).feed(_frames(status, given, body, missing))
 
 
 def _frames(status: int, headers: list[Pair], body: bytes, missing: str) -> list[Frame]:

@@ -30,11 +30,13 @@ def begun(
     source: str,
     label: str | None = None,
     limit: int = REQUEST_BODY,
+    known: secrets.Known | None = None,
 ) -> tuple[Stream, str]:
     """The row of a stream whose request is sent now, and why its body is not there, if it should be.
 
     headers, query and body are given as they are; secrets are removed here. A body that is encoded is decoded: its secrets could
-    not be seen, nor could it be read. limit: bytes of a body from which on it is not stored.
+    not be seen, nor could it be read. limit: bytes of a body from which on it is not stored. known: gets the request's secrets,
+    which its response may quote.
     Never raises: a request that cannot be described is recorded all the same, by its method and host alone.
     """
     now = datetime.now(UTC)
@@ -43,11 +45,13 @@ def begun(
         named = {name.lower(): value for name, value in headers}
         coding = ", ".join(value for name, value in headers if name.lower() == "content-encoding")
         plain, missing = _readable(body or b"", coding, limit)
+        if known is not None:
+            known.update(secrets.of_headers(headers))
         stream = bare._replace(
             path=path,
-            query=secrets.query(query),
+            query=secrets.query(query, known),
             request_headers=secrets.headers(headers, secrets.REQUEST_HEADERS),
-            request_body=secrets.body(plain, named.get("content-type")) if plain else None,
+            request_body=secrets.body(plain, named.get("content-type"), known) if plain else None,
             session_label=label or None,
         )
     except Exception:

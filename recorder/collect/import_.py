@@ -25,6 +25,9 @@ from recorder.collect.streamid import derived_stream_id
 from recorder.errors import AppendConflict, ImportFailed
 from recorder.log import Row, Stream
 from recorder.recording import read_recording
+from recorder.redaction import fields
+from recorder.redaction.echoes import Echoes
+from recorder.redaction.names import is_secret
 from recorder.redaction.rules import Rules
 from recorder.sse import Frame, SSEDecoder, encode, is_system
 from recorder.testing import SUFFIX
@@ -78,7 +81,8 @@ def import_paths(
                 progress(str(path), number, len(files))
             if path.name.endswith((SUFFIX, *cassette.KINDS)):
                 read = read_recording(path) if path.name.endswith(SUFFIX) else cassette.read_cassette(path, pace)
-                shown = [_redacted(rules, stream, frames) for stream, frames in read] if rules else read
+                clean = [_without_secrets(stream, frames) for stream, frames in read]
+                shown = [_redacted(rules, stream, frames) for stream, frames in clean] if rules else clean
                 rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
             else:
                 rows.append(Imported(str(path), *taker.take(*read_file(path, pace, rules))))
@@ -115,30 +119,33 @@ def read_file(path: Path, pace: float | None = None, rules: Rules | None = None)
     body = _read(path)
     kind = next(kind for kind in KINDS if path.name.endswith(kind))
     beside = path.with_name(path.name.removesuffix(kind) + REQUEST)
-    request, request_body = _request(beside) if beside.exists() else (RequestFile(), b"")
-    method, host, path_and_query = request.method or "", request.host or "", request.path or ""
-    target, _, query = path_and_query.partition("?")
-    head = f"{method} {host} {path_and_query}".encode()
+    known: secrets.Known = set()
+    request, request_body = _request(beside, known) if beside.exists() else (RequestFile(), b"")
+    method, host, path_and_query = request.method or "", (request.host or "").rpartition("@")[2], request.path or ""
+    target, mark, query = path_and_query.partition("?")
     frames_as = b"" if kind == ".sse" else kind.encode()  # the same bytes under another ending are other events
     stream = Stream(
         stream_id="",
         method=method,
         host=host,
         path=target,
-        query=secrets.query(query),
+        query=secrets.query(query, known),
         request_headers=(),
         request_body=request_body or None,
         source=f"import {path.name}",
         recorded_at=datetime.now(UTC),
     )
+    head = f"{method} {host} {stream.path}{mark}{stream.query}".encode()
     frames: Iterable[Frame] = _frames(kind, body, pace)
+    looked = body.decode("latin-1")
+    if fields.may_hold(looked) or any(word in looked for word in known):
+        was = list(frames)
+        frames = Echoes(known).feed(was)
+        body = body if frames is was else _body(frames)
     if rules is not None:
         stream, frames = _redacted(rules, stream, frames)
         head = f"{method} {host} {stream.path}?{stream.query}".encode()
-        request_body, body = (
-            stream.request_body or b"",
-            b"".join(encode(*frame[:2]) if frame.raw is None else frame.raw for frame in frames),
-        )
+        request_body, body = stream.request_body or b"", _body(frames)
     created = _CREATED.search(body)
     created_at = int(created[1]) if created else 0
     stream_id = derived_stream_id(created_at, head, request_body, body, frames_as)
@@ -221,11 +228,29 @@ def _read(path: Path) -> bytes:
         raise ImportFailed(f"{path}: {error.strerror}") from None
 
 
-def _request(path: Path) -> tuple[RequestFile, bytes]:
+def _body(frames: Iterable[Frame]) -> bytes:
+    return b"".join(encode(*frame[:2]) if frame.raw is None else frame.raw for frame in frames)
+
+
+def _without_secrets(stream: Stream, frames: list[Frame]) -> tuple[Stream, list[Frame]]:
+    """A stream that somebody else may have recorded, with another notion of what is secret."""
+    known: secrets.Known = set(secrets.of_headers(stream.request_headers))
+    named = dict(stream.request_headers)
+    body = stream.request_body
+    stream = stream._replace(
+        host=stream.host.rpartition("@")[2],
+        query=secrets.query(stream.query, known),
+        request_headers=tuple((name, value) for name, value in stream.request_headers if not is_secret(name)),
+        request_body=None if body is None else secrets.body(bytes(body), named.get("content-type"), known),
+    )
+    return stream, Echoes(known).feed(frames)
+
+
+def _request(path: Path, known: secrets.Known) -> tuple[RequestFile, bytes]:
     try:
         request = RequestFile.model_validate(jsontext.loads(_read(path)))
     except (jsontext.JSONError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no JSON"
         raise ImportFailed(f'{path}: not a request file ({reason}); it should be {{"method", "host", "path", "body"}}') from None
-    body = b"" if request.body is None else secrets.body(jsontext.dumps(request.body).encode())
+    body = b"" if request.body is None else secrets.body(jsontext.dumps(request.body).encode(), known=known)
     return request, body

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from recorder.collect.allowance import limit_of
@@ -76,6 +76,7 @@ class Recording:
         "given_up",
         "head",
         "kept",
+        "known",
         "position",
         "prefix",
         "screen",
@@ -87,7 +88,9 @@ class Recording:
         "unwanted",
     )
 
-    def __init__(self, writer: Queue, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> None:
+    def __init__(
+        self, writer: Queue, stream: Stream, began_ns: int | None = None, *, strict: bool = False, known: Iterable[str] = ()
+    ) -> None:
         self._writer = writer
         self._began = time.perf_counter_ns() if began_ns is None else began_ns
         self._last_us = 0
@@ -99,6 +102,7 @@ class Recording:
         self._beyond = [0, 0]  # chunks, bytes that are beyond the limit of its body
         self.stream = stream
         self.strict = strict
+        self.known = tuple(known)  # secrets of its request
         self.closed = False
         self.unwanted = False  # whether it turned out not to be recorded
         # Below: the writer thread's alone.

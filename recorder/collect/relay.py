@@ -305,6 +305,7 @@ class Record:
                 return
             if body is None and not missing and _has_body(request):
                 missing = NOT_THROUGH
+            known: secrets.Known = set()
             stream, unread = exchange.begun(
                 request.method.decode("latin-1"),
                 terms.origin.host,
@@ -315,9 +316,10 @@ class Record:
                 source="proxy",
                 label=label or terms.session,
                 limit=terms.writer.settings.max_request_body,
+                known=known,
             )
             stream = stream._replace(started_at=self._started_at)
-            self._recording = terms.writer.begin(stream, self._began_ns, strict=terms.strict)
+            self._recording = terms.writer.begin(stream, self._began_ns, strict=terms.strict, known=known)
             self._recording.note(missing or unread)
         except Exception as error:  # noqa: BLE001 - here and below: whatever fails, the exchange goes on
             self._give_up(error)

@@ -9,6 +9,7 @@ from recorder import log
 from recorder.collect.sampling import Sampled, Sampler
 from recorder.log import Stream
 from recorder.redaction import request
+from recorder.redaction.echoes import Echoes
 from recorder.redaction.redactor import FRAMING, Redactor
 from recorder.redaction.rules import Rules
 from recorder.settings import Settings
@@ -24,18 +25,19 @@ class Screens:
         self._rules = Rules.of(settings)
         self._sampler = Sampler(settings.sample) if settings.sample < 1 else None
 
-    def of(self, stream: Stream, *, wait: bool = True) -> Screen | None:
-        """The screen of a stream that begins; None where all of it is recorded as it is. wait: of Redactor."""
-        if self._rules is None and self._sampler is None:
-            return None
-        return Screen(stream, self._sampler.begin(stream) if self._sampler else None, self._rules, wait)
+    def of(self, stream: Stream, *, wait: bool = True, known: Iterable[str] = ()) -> Screen:
+        """The screen of a stream that begins. wait: of Redactor. known: of Echoes."""
+        return Screen(stream, self._sampler.begin(stream) if self._sampler else None, self._rules, wait, known)
 
 
 class Screen:
     """Of one stream. stream: its row, as it may be stored."""
 
-    def __init__(self, stream: Stream, sampled: Sampled | None, rules: Rules | None, wait: bool = True) -> None:
+    def __init__(
+        self, stream: Stream, sampled: Sampled | None, rules: Rules | None, wait: bool = True, known: Iterable[str] = ()
+    ) -> None:
         self.stream = stream
+        self._echoes = Echoes(known)
         self._sampled = sampled
         self._redactor = Redactor(rules, wait=wait) if rules else None
         self._failed = ""
@@ -84,13 +86,14 @@ class Screen:
         """What may be stored now of these frames and of those before. last: the stream is over. Never raises."""
         if self._sampled is not None:
             frames = self._sampled.feed(frames, last=last)
-        if self._redactor is None or not self.kept:
+        if not self.kept:
             return frames
         if not self._failed:
             try:
-                return self._redactor.feed(frames)
+                frames = self._echoes.feed(frames)
+                return self._redactor.feed(frames) if self._redactor else frames
             except Exception as error:  # noqa: BLE001 - what cannot be redacted is not stored
-                frames = [*self._redactor.held(), *frames]
+                frames = [*(self._redactor.held() if self._redactor else ()), *frames]
                 self._fail(error)
         return self._without(frames)
 

@@ -52,6 +52,7 @@ class Observer:
             path, _, query = url.raw_path.decode("latin-1").partition("?")
             if self._shared.settings.skips_path(path):
                 return None
+            known: secrets.Known = set()
             stream, missing = exchange.begun(
                 request.method,
                 url.netloc.decode("latin-1"),
@@ -62,8 +63,9 @@ class Observer:
                 source=self._source,
                 label=label,
                 limit=self._shared.settings.max_request_body,
+                known=known,
             )
-            recording = self._shared.writer.begin(stream, began_ns)
+            recording = self._shared.writer.begin(stream, began_ns, known=known)
             recording.note(missing)
         except Exception:
             logger.exception("a request is not recorded")

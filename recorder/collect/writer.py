@@ -22,7 +22,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain
@@ -152,12 +152,12 @@ class Writer:
         """Start the thread: as a context does."""
         self._thread.start()
 
-    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False) -> Recording:
+    def begin(self, stream: Stream, began_ns: int | None = None, *, strict: bool = False, known: Iterable[str] = ()) -> Recording:
         """Begin to record a stream. began_ns: when its request was sent, by time.perf_counter_ns, where that is not now.
 
-        strict: nothing that could be committed is held back.
+        strict: nothing that could be committed is held back. known: secrets of its request, which its response may quote.
         """
-        recording = Recording(self, stream, began_ns, strict=strict)
+        recording = Recording(self, stream, began_ns, strict=strict, known=known)
         if self._closing:
             recording.closed = True
             return recording
@@ -384,8 +384,8 @@ class Writer:
             self.dropped_bytes += size
             return
         if said is None:
-            recording.screen = self._screens.of(recording.stream, wait=not recording.strict)
-            recording.stream = recording.screen.stream if recording.screen else recording.stream
+            recording.screen = self._screens.of(recording.stream, wait=not recording.strict, known=recording.known)
+            recording.stream = recording.screen.stream
         frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
         if self._add(recording, frames, last=isinstance(said, Closed)):
             recording.fresh += isinstance(said, bytes)

@@ -39,17 +39,20 @@ FACTS = frozenset(
 class Node:
     """An object, or a list. key: under which it stands in its parent; name: the same, of a list's element the list's.
 
-    facts: those of its members that are in FACTS.
+    facts: those of its members that are in FACTS. text[start:end] is all of it; end is -1 where the text has none.
     """
 
-    __slots__ = ("facts", "is_list", "key", "name", "opaque", "parent", "place", "state")
+    __slots__ = ("end", "facts", "is_list", "key", "name", "opaque", "parent", "place", "secret", "start", "state", "within")
 
-    def __init__(self, parent: Node | None, key: Key, is_list: bool, state: State) -> None:
+    def __init__(self, parent: Node | None, key: Key, is_list: bool, state: State, start: int = 0) -> None:
         self.parent, self.key, self.is_list, self.state = parent, key, is_list, state
+        self.start, self.end = start, -1
         self.name: str = key if isinstance(key, str) else parent.name if parent else ""
         self.facts: dict[str, str] = {}
-        self.place: int | None = None  # these two are worked out by whoever asks for them
+        self.place: int | None = None  # these are worked out by whoever asks for them
         self.opaque: bool | None = None
+        self.secret: Node | None = None
+        self.within: int = 0
 
 
 class Leaf(NamedTuple):
@@ -96,6 +99,7 @@ def scan(text: str, paths: Paths | None = None) -> Scan:
         elif kind == _MARK and found[4] in "}]":
             if node.parent is None or named or node.is_list != (found[4] == "]"):
                 break
+            node.end = found.end()
             key, node = node.key, node.parent
         else:
             if node.is_list:
@@ -104,7 +108,7 @@ def scan(text: str, paths: Paths | None = None) -> Scan:
                 break
             named = False
             if kind == _MARK:
-                node = Node(node, key, found[4] == "[", _state(paths, node, key))
+                node = Node(node, key, found[4] == "[", _state(paths, node, key), found.start(4))
                 key = -1
             elif kind == _NUMBER:
                 start, end = found.span(5)

@@ -113,7 +113,7 @@ class Redactor:
 
     def _on_event(self, frame: Frame) -> None:
         if frame.raw is None:
-            slot = self._slot(frame, frame.data, _with_data)
+            slot = self._slot(frame, frame.data, with_data)
             self.look_at(slot, frame.data, name=frame.type)
         else:
             self._on_lines(frame)
@@ -121,8 +121,8 @@ class Redactor:
 
     def _on_lines(self, frame: Frame) -> None:
         """A frame with its own bytes: those of a line of JSON, or the lines of a block."""
-        text = _text(frame)
-        slot = self._slot(frame, text, _with_raw)
+        text = text_of(frame)
+        slot = self._slot(frame, text, with_raw)
         cut = frame.type == "$tail"
         if _is_json(text):
             self.look_at(slot, text, name="" if cut else frame.type, cut=cut)
@@ -155,20 +155,20 @@ class Redactor:
         if frame.raw is not None:
             self._on_lines(frame)
             return
-        slot = self._slot(frame, frame.data, _with_data)
+        slot = self._slot(frame, frame.data, with_data)
         self._plain(View(slot, frame.data))
 
     def _on_piece(self, frame: Frame) -> None:
-        text = _text(frame)
-        view = View(self._slot(frame, text, _with_raw), text)
+        text = text_of(frame)
+        view = View(self._slot(frame, text, with_raw), text)
         if self._rules.structural:
             view.write(0, len(text), blank)
         else:
             self._plain(view, place=("$piece", 0))
 
     def _on_body(self, frame: Frame) -> None:
-        text = _text(frame)
-        slot = self._slot(frame, text, _with_raw)
+        text = text_of(frame)
+        slot = self._slot(frame, text, with_raw)
         first = not self._in_body
         self._in_body = not first or bool(text.strip(" \t\r\n\ufeff"))
         if self._sealed:
@@ -202,7 +202,7 @@ class Redactor:
         self._said(frame)
 
     def _said(self, frame: Frame) -> None:
-        slot = self._slot(frame, frame.data, _with_data)
+        slot = self._slot(frame, frame.data, with_data)
         view = View(slot, frame.data)
         before = ""
         for leaf in scan(frame.data).leaves if self._rules.patterns else ():
@@ -340,7 +340,7 @@ class Redactor:
             return
         pieces = [_bytes(slot.text) for slot in slots]
         given = b"".join(pieces).decode("utf-8", "surrogateescape")
-        joined = Slot(slots[0].frame, given, _with_data)
+        joined = Slot(slots[0].frame, given, with_data)
         self.look_at(joined, given, whole=True, cut=not whole)
         body = _bytes(written(given, joined.spans))
         at = 0
@@ -383,16 +383,16 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _text(frame: Frame) -> str:
+def text_of(frame: Frame) -> str:
     """The bytes of a frame as text; one that is no UTF-8 is a lone surrogate."""
     return frame.data if frame.raw is None else bytes(frame.raw).decode("utf-8", "surrogateescape")
 
 
-def _with_data(frame: Frame, text: str) -> Frame:
+def with_data(frame: Frame, text: str) -> Frame:
     return frame._replace(data=text)
 
 
-def _with_raw(frame: Frame, text: str) -> Frame:
+def with_raw(frame: Frame, text: str) -> Frame:
     """The frame with these bytes instead of its own."""
     if frame.type in sse.WIRE_TEXT:
         return text_frame(frame.type, _bytes(text), frame.offset_us, frame.cuts)

@@ -149,7 +149,7 @@ def between(recorded: Asked, request: Asked) -> list[Difference]:
     of_query = [Difference(f"?{one.at[1:]}", *one[1:]) for one in differences(was, now)]
     try:
         seen = jsontext.loads(secrets.body(request.body, request.content_type))
-        return of_query + differences(jsontext.loads(recorded.body), seen)
+        return of_query + differences(jsontext.loads(secrets.body(recorded.body, recorded.content_type)), seen)
     except (jsontext.JSONError, RecursionError):
         return of_query + ([] if recorded.body == request.body else [of_bytes(recorded.body, request.body)])
 
