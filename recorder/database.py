@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -125,19 +126,42 @@ def migrate(engine: sa.Engine) -> None:
     if engine.dialect.name == "sqlite":
         _make_wal(engine)
     with write(engine) as connection:
+        if engine.dialect.name == "postgresql":  # one after the other: several replicas may start at once
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE)))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
+_UPGRADE = 0x7265636F72647570  # PostgreSQL advisory lock
+
+
 def _make_wal(engine: sa.Engine) -> None:
-    """Set what a SQLite file keeps for good: the size of its pages, while it is empty, and its journal."""
+    """Set what a SQLite file keeps for good: the size of its pages, while it is empty, and its journal.
+
+    Others may be at it, too, and for the journal SQLite does not wait. Raises DBAPIError.
+    """
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        while not _is_wal(cursor, wait=time.monotonic() < give_up_at):
+            time.sleep(0.01)
+    except sqlite3.Error as error:
+        raise sa.exc.OperationalError("PRAGMA", None, error) from None
     finally:
         connection.close()
+
+
+def _is_wal(cursor: Any, *, wait: bool) -> bool:
+    """Set the journal; False if another is in the way, and there is time to wait for it."""
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not wait:
+            raise
+        return False
+    return True
 
 
 def migrations() -> Path:
@@ -156,7 +180,13 @@ def write(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.connect() as connection:
         connection = connection.execution_options(**WRITING)
         with connection.begin():
+            if engine.dialect.name == "postgresql":  # one that is stopped in the midst of it must not hold its locks for ever
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS * 1000}")
             yield connection
+
+
+IDLE_SECONDS = 30
+"""How long PostgreSQL waits for the next statement of a transaction that may write."""
 
 
 @contextmanager
@@ -175,6 +205,13 @@ def wait_for_lock(connection: sa.Connection, seconds: float) -> None:
         connection.connection.cursor().execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
 
 
+def limit(connection: sa.Connection, seconds: float | None) -> None:
+    """How long the transaction that was begun may take, if PostgreSQL is to answer; None: as long as the server works on it."""
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection.driver_connection
+        driver.until = None if seconds is None else time.monotonic() + seconds
+
+
 def slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
     """Values in order, few enough at a time for one IN list: SQLite takes 32,766 parameters."""
     ordered = sorted(values)
@@ -184,7 +221,11 @@ def slices(values: Iterable[str], size: int = 5000) -> Iterator[list[str]]:
 
 def shown(engine: sa.Engine) -> str:
     """The database as messages name it: without its password."""
-    return engine.url.database or "the database" if engine.dialect.name == "sqlite" else engine.url.render_as_string()
+    url = engine.url
+    if engine.dialect.name == "sqlite":
+        return url.database or "the database"
+    secret = [name for name in url.query if "password" in name.lower()]
+    return url.difference_update_query(secret).render_as_string()
 
 
 _UNWRITABLE = ("readonly database", "unable to open database file", "disk is full", "disk I/O error")
@@ -227,19 +268,28 @@ def engine(url: str, *, create: bool, read_only: bool = False, immutable: bool =
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        shown_url = url if "@" not in url else "what was given"  # it may hold a password
+        shown_url = "what was given" if "@" in url or "?" in url else url  # it may hold a password
         raise DatabaseError(f"{shown_url} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
     if parsed.drivername == "sqlite":
         return _sqlite(parsed, create=create, read_only=read_only, immutable=immutable)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        options = "-c default_transaction_read_only=on" if read_only else ""
-        try:
-            return sa.create_engine(
-                parsed.set(drivername="postgresql+psycopg"), connect_args={"options": options} if options else {}
-            )
-        except ModuleNotFoundError:
-            raise DatabaseError("PostgreSQL needs its driver; install runstep-recorder[postgres]") from None
+        return _postgresql(parsed, read_only=read_only)
     raise DatabaseError(f"{parsed.drivername} is not supported; use sqlite or postgresql")
+
+
+def _postgresql(url: sa.URL, *, read_only: bool) -> sa.Engine:
+    try:
+        from recorder import postgresql
+    except ModuleNotFoundError:
+        raise DatabaseError("PostgreSQL needs its driver; install runstep-recorder[postgres]") from None
+
+    def connected(dialect: object, record: object, args: object, given: dict[str, Any]) -> Any:
+        return postgresql.connect(given, read_only=read_only)
+
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), use_native_hstore=False, pool_pre_ping=True)
+    event.listen(engine, "do_connect", connected)
+    event.listen(engine, "begin", lambda connection: limit(connection, None))
+    return engine
 
 
 def _sqlite(url: sa.URL, *, create: bool, read_only: bool, immutable: bool) -> sa.Engine:

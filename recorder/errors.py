@@ -5,6 +5,7 @@ RecorderError
 │   ├── ReadOnlyError  the database can be read but not written
 │   └── OldSchema      the database is to be upgraded first
 ├── AppendConflict     an append that contradicts what the log already holds
+├── Busy               another process does what must not be done twice at once
 ├── UnknownID          an ID that names nothing
 ├── AmbiguousID        a prefix that names more than one thing
 ├── ImportFailed       a file that cannot be taken in
@@ -31,6 +32,10 @@ class OldSchema(DatabaseError):
 
 
 class AppendConflict(RecorderError):
+    pass
+
+
+class Busy(RecorderError):
     pass
 
 

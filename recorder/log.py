@@ -81,6 +81,18 @@ checkpoints = sa.Table(
     sqlite_with_rowid=False,
 )
 
+writers = sa.Table(
+    "writers",
+    metadata,
+    sa.Column("writer_id", StreamID, primary_key=True),
+    sa.Column("machine", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.Text),  # tells a process from a later one with its pid; null where nobody says it
+    sa.Column("started_at", UTCTime, nullable=False),
+    sa.Column("renewed_at", UTCTime, nullable=False),
+    sa.Column("expires_at", UTCTime, nullable=False),
+)
+
 LOG_TABLES = (streams, events, heads, pending, checkpoints)
 
 
@@ -335,12 +347,14 @@ def tail(connection: sa.Connection, seen: dict[str, int], since: datetime, limit
     None is missed and none comes twice, however commits overlap: each stream is followed by its own positions.
     """
     found: list[tuple[str, Event]] = []
+    reached: dict[str, int] = {}
     for stream_id, position in sorted(open_heads(connection, since)):
         if position > seen.get(stream_id, -1) and len(found) < limit:
             new = read(connection, stream_id, seen.get(stream_id, -1), limit)
             found += [(stream_id, entry) for entry in new]
             if new:
-                seen[stream_id] = new[-1].position
+                reached[stream_id] = new[-1].position
+    seen.update(reached)  # at last: what fails on the way comes whole the next time
     return found
 
 

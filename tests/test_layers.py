@@ -27,6 +27,8 @@ ORDER = (
     "prices",
     "schema",
     "session_list",
+    "process",
+    "postgresql",
     "database",
     "log",
     "projections",
@@ -95,7 +97,6 @@ FOLDER_ORDER = {
     ),
     "collect": (
         "asgi",
-        "process",
         "streamid",
         "secrets",
         "encoding",

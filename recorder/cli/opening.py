@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -11,8 +13,11 @@ from recorder import database, log
 from recorder.cli.output import Progress, counted, note
 from recorder.collect.lease import mark_lost
 from recorder.collect.streamid import new_stream_id
-from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
+from recorder.errors import Busy, DatabaseError, OldSchema, ReadOnlyError
 from recorder.projections import runner
+from recorder.projections.turn import PATIENCE_SECONDS
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -49,12 +54,44 @@ def freshen(engine: sa.Engine) -> None:
     _mark_lost(engine)
     try:
         with Progress("catching up", "events", total=runner.behind(engine)) as progress:
-            runner.catch_up(engine, progress.advance)
+            runner.catch_up(engine, progress.advance, patience=PATIENCE_SECONDS)
+            return
+    except Busy as busy:
+        why: Exception = busy
     except sa.exc.DBAPIError as error:
         if database.is_about_data(error):
             raise
-        missing = runner.behind(engine)
-        note(f"the answer lacks the last {missing:,} events: {database.translated(error, database.shown(engine))}")
+        why = database.translated(error, database.shown(engine))
+    if missing := runner.behind(engine):
+        note(f"the answer lacks the last {missing:,} events: {why}")
+
+
+class Following:
+    """The passes of a command that goes on until it is interrupted: a database that fails meanwhile ends none."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._failing = False
+
+    def passed(self, once: Callable[[], Result]) -> Result | None:
+        """What a pass found; None where the database failed, which is said once."""
+        try:
+            found = once()
+        except sa.exc.DBAPIError as error:
+            if database.is_about_data(error):
+                raise
+            if not self._failing:
+                note(f"{database.translated(error, database.shown(self._engine))}: trying again")
+            self._failing = True
+            time.sleep(_RETRY_SECONDS)
+            return None
+        if self._failing:
+            note(f"{database.shown(self._engine)} answers again")
+        self._failing = False
+        return found
+
+
+_RETRY_SECONDS = 0.5
 
 
 def _mark_lost(engine: sa.Engine) -> None:

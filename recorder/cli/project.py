@@ -7,7 +7,7 @@ import time
 
 import click
 
-from recorder.cli.opening import opened
+from recorder.cli.opening import Following, opened
 from recorder.cli.output import Progress, note
 from recorder.projections import runner
 from recorder.protocols.fold import StreamFold
@@ -27,7 +27,8 @@ def command(db: str, follow: bool) -> None:
             count = runner.catch_up(engine, progress.advance, cache)
         note(f"{count:,} events projected")
         with contextlib.suppress(KeyboardInterrupt):
+            following = Following(engine)
             while follow:
                 began = time.perf_counter()
-                runner.catch_up(engine, None, cache)
+                following.passed(lambda: runner.catch_up(engine, None, cache))
                 time.sleep(max(_IDLE_SECONDS, _SHARE * (time.perf_counter() - began)))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recorder.collect.process import lives, machine
+from recorder.process import lives, machine
 from recorder.schema import SCHEMA_VERSION, VERSION_TABLE
 from recorder.session_list import Ask
 

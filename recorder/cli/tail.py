@@ -7,9 +7,10 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import click
+import sqlalchemy as sa
 
 from recorder import database, log, queries
-from recorder.cli.opening import opened
+from recorder.cli.opening import Following, opened
 from recorder.cli.output import emit, event_line, json_option, say
 
 _POLL_SECONDS = 0.1
@@ -42,13 +43,17 @@ def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) ->
             _print(key, event, as_json)
         with contextlib.suppress(KeyboardInterrupt):
             mine = None if only is None else frozenset(only)
+            following = Following(engine)
             while follow:
                 time.sleep(_POLL_SECONDS)
-                with database.read(engine) as connection:
-                    new = log.tail(connection, seen, began - _MARGIN)
-                for key, event in new:
+                for key, event in following.passed(lambda: _new(engine, seen, began - _MARGIN)) or ():
                     if mine is None or key in mine:
                         _print(key, event, as_json)
+
+
+def _new(engine: sa.Engine, seen: dict[str, int], since: datetime) -> list[tuple[str, log.Event]]:
+    with database.read(engine) as connection:
+        return log.tail(connection, seen, since)
 
 
 def _print(stream_id: str, event: log.Event, as_json: bool) -> None:

@@ -23,11 +23,11 @@ import sqlalchemy as sa
 
 from recorder import database, jsontext, log
 from recorder.collect.outcome import Ending
-from recorder.collect.process import lives, machine, process_started
 from recorder.collect.streamid import new_stream_id
-from recorder.database import StreamID, UTCTime, metadata
 from recorder.errors import AppendConflict
 from recorder.log import Row, events, heads, streams
+from recorder.log import writers as writers
+from recorder.process import lives, machine, process_started
 from recorder.sse import Frame
 
 logger = logging.getLogger(__name__)
@@ -36,18 +36,6 @@ TERM_SECONDS = 60.0
 """For how long a lease is given."""
 
 RENEW_SECONDS = 15.0
-
-writers = sa.Table(
-    "writers",
-    metadata,
-    sa.Column("writer_id", StreamID, primary_key=True),
-    sa.Column("machine", sa.Text, nullable=False),
-    sa.Column("pid", sa.Integer, nullable=False),
-    sa.Column("process_started", sa.Text),  # tells a process from a later one with its pid; null where nobody says it
-    sa.Column("started_at", UTCTime, nullable=False),
-    sa.Column("renewed_at", UTCTime, nullable=False),
-    sa.Column("expires_at", UTCTime, nullable=False),
-)
 
 _TERM = timedelta(seconds=TERM_SECONDS)
 _OURS = sa.select(writers.c.writer_id).where(writers.c.writer_id == sa.bindparam("ours")).with_for_update(read=True)

@@ -34,7 +34,7 @@ class Metrics:
     def health(self) -> tuple[bool, bytes]:
         """Whether all is well, and a JSON document that says what is not."""
         writer = self._writer
-        since = writer.failing_since
+        since = writer.failing_since or writer.hanging_since
         said = {
             "status": "ok" if since is None else "failing",
             "database": "ok" if since is None else "failing",

@@ -24,7 +24,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -65,6 +65,12 @@ HURRY = 0.6
 LOCKED_SECONDS = 2
 """How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
 
+TRANSACTION_SECONDS = 20.0
+"""How long a transaction may take on a server; then its connection is given up, and it is tried again on a new one."""
+
+HANGING_SECONDS = 10.0
+"""A transaction that takes longer is a failure of the database, as far as one can tell so far."""
+
 COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the classes in which commits are counted by how long they took; there is one more class above them."""
 
@@ -82,6 +88,7 @@ class Writer:
     """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
 
     open: the streams that have not ended yet. failing_since: when writing began to fail, None while it does not.
+    unfinished: whether it ended without having stored all that it was given.
     Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
     gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS); faults
     (of recorder itself), streams that were left out (not sampled), given up (what came of them later is not in the log) and
@@ -93,6 +100,7 @@ class Writer:
         self.settings = settings or Settings()
         self.open: set[Recording] = set()
         self.failing_since: datetime | None = None
+        self.unfinished = False
         self.errors = 0
         self.faults = 0
         self.dropped_bytes = 0
@@ -131,6 +139,7 @@ class Writer:
         self._unsaid = [0, 0, 0]  # streams, chunks and bytes that are not in the log at all, and nothing there says so yet
         self._unsaid_lock = threading.Lock()
         self._connection: sa.Connection | None = None
+        self._transaction_since: float | None = None  # time.monotonic
         self._turn = threading.Lock()  # held while the connection is in use
         self._closing = False
         self._last = self._ended = False  # whether the thread has all that there is, and is through
@@ -190,6 +199,7 @@ class Writer:
         self._queue.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
+            self.unfinished = True
             logger.error("the database did not take %d bytes that were recorded last: they are lost", self.waiting_bytes)
         return self.complete
 
@@ -208,6 +218,13 @@ class Writer:
 
     def resume(self) -> None:
         self._turn.release()
+
+    @property
+    def hanging_since(self) -> datetime | None:
+        """When a transaction began that the database should have finished long ago."""
+        since = self._transaction_since
+        seconds = 0.0 if since is None else time.monotonic() - since
+        return datetime.now(UTC) - timedelta(seconds=seconds) if seconds > HANGING_SECONDS else None
 
     @property
     def waiting_bytes(self) -> int:
@@ -540,16 +557,20 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         """A transaction on the thread's own connection, which is kept until something fails on it."""
-        if self._connection is None:
-            self._connection = self._engine.connect().execution_options(**database.WRITING)
-            database.wait_for_lock(self._connection, LOCKED_SECONDS)
-            self._file.opened()
+        self._transaction_since = time.monotonic()
         try:
+            if self._connection is None:
+                self._connection = self._engine.connect().execution_options(**database.WRITING)
+                database.wait_for_lock(self._connection, LOCKED_SECONDS)
+                self._file.opened()
             with self._connection.begin():
+                database.limit(self._connection, TRANSACTION_SECONDS)
                 yield self._connection
         except BaseException:
             self._disconnect()
             raise
+        finally:
+            self._transaction_since = None
 
     def _disconnect(self) -> None:
         """Close the connection for good: the pool may be disposed of already, by a close that did not wait any longer."""
@@ -722,6 +743,7 @@ class Writer:
         """All is stored that can be: give the lease back."""
         self._ended = True
         if self._due:
+            self.unfinished = True
             logger.error("%d streams lack their last events: they could not be stored", len(self._due))
         if self._lease.taken:
             try:

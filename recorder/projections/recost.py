@@ -13,8 +13,8 @@ from recorder.prices import Prices
 from recorder.projections import costs
 from recorder.projections.costs import Priced
 from recorder.projections.pending_sums import note, sum_up
-from recorder.projections.runner import only_projector
 from recorder.projections.runs import runs
+from recorder.projections.turn import only_projector
 
 SLICE = 1000
 """Runs that one transaction prices."""

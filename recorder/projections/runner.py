@@ -8,8 +8,8 @@ lock, check that nobody else has moved the checkpoints meanwhile, and write for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import sqlalchemy as sa
 
@@ -24,6 +24,7 @@ from recorder.projections.pending_sums import note, sum_up
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams
 from recorder.projections.silences import silences
+from recorder.projections.turn import announced, only_projector
 from recorder.protocols import FOLD_VERSION
 from recorder.protocols.fold import StreamFold
 
@@ -38,21 +39,28 @@ STEP_EVENTS = 20_000
 
 _PROJECTED = pending.delete().where(pending.c.stream_id == sa.bindparam("id"), pending.c.position <= sa.bindparam("reached"))
 
-_LOCK = 0x7265636F72646572  # PostgreSQL advisory lock: one projector at a time
-
 Progress = Callable[[int], None]
 """Called with the number of events projected since the last call."""
 
 
-def catch_up(engine: sa.Engine, progress: Progress | None = None, cache: dict[str, StreamFold] | None = None) -> int:
+def catch_up(
+    engine: sa.Engine,
+    progress: Progress | None = None,
+    cache: dict[str, StreamFold] | None = None,
+    patience: float | None = None,
+) -> int:
     """Project all that is pending; how many events that were.
 
-    cache: open folds that a follower keeps from one call to the next, by stream_id. Raises UsageError for a bad file of prices.
+    cache: open folds that a follower keeps from one call to the next, by stream_id. patience: of a question, how many seconds
+    it waits for another who projects. Raises UsageError for a bad file of prices, Busy.
     """
     known = prices.load()
     done = 0
     size = 16
-    with only_projector(engine):
+    with ExitStack() as turn:
+        turn.enter_context(only_projector(engine, patience))
+        if patience is None and behind(engine):
+            turn.enter_context(announced(engine))
         _refold_old_versions(engine)
         while True:
             with database.read(engine) as connection:
@@ -90,17 +98,18 @@ def rebuild(engine: sa.Engine, progress: Progress | None = None) -> int:
     In place: readers see old rows replaced by new ones, never an empty table. What nothing supports any more goes last.
     """
     known = prices.load()
-    with only_projector(engine):
-        after: str | None = None
-        while True:
-            with database.write(engine) as connection:
-                after = _reset(connection, after)
-            if after is None:
-                break
-    done = catch_up(engine, progress)
-    with only_projector(engine):
-        _sweep(engine)
-        sum_up(engine, known)
+    with announced(engine):
+        with only_projector(engine):
+            after: str | None = None
+            while True:
+                with database.write(engine) as connection:
+                    after = _reset(connection, after)
+                if after is None:
+                    break
+        done = catch_up(engine, progress)
+        with only_projector(engine):
+            _sweep(engine)
+            sum_up(engine, known)
     return done
 
 
@@ -248,17 +257,3 @@ def _sweep(engine: sa.Engine) -> None:
             note(connection, set(some), set())
     with database.write(engine) as connection:
         note(connection, set(), hours)
-
-
-@contextmanager
-def only_projector(engine: sa.Engine) -> Iterator[None]:
-    """Holds PostgreSQL's advisory lock, for which others wait. SQLite needs none: its write lock and the checkpoints do."""
-    if engine.dialect.name != "postgresql":
-        yield
-        return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK)))
-        try:
-            yield
-        finally:
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))

@@ -18,7 +18,9 @@ from recorder import database, jsontext
 from recorder.collect.client import http_client_of
 from recorder.collect.transport import Transport, family_of
 from recorder.database import DEFAULT_URL
+from recorder.errors import Busy
 from recorder.projections import runner
+from recorder.projections.turn import PATIENCE_SECONDS
 from recorder.replay import library
 from recorder.replay.divergence import Watch
 from recorder.replay.faults import Faulted, plan
@@ -310,6 +312,8 @@ def _asked(request: Any) -> Asked:
 def _catch_up(engine: sa.Engine) -> None:
     """Project what is pending, so that sessions are known; where that cannot be written, they are as they were."""
     try:
-        runner.catch_up(engine)
+        runner.catch_up(engine, patience=PATIENCE_SECONDS)
+    except Busy as busy:
+        logger.warning("sessions may be out of date: %s", busy)
     except sa.exc.DBAPIError as error:
         logger.warning("sessions may be out of date: %s", database.translated(error, database.shown(engine)))

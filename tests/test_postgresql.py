@@ -1,0 +1,279 @@
+"""PostgreSQL that hangs, is cut off or stands behind a pooler: every wait ends, and what works again is used again."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+
+from recorder import database, log, postgresql
+from recorder.cli.opening import Following, freshen
+from recorder.collect import writer as writers
+from recorder.collect.import_ import import_paths
+from recorder.collect.metrics import Metrics
+from recorder.collect.writer import Writer
+from recorder.errors import Busy, DatabaseError
+from recorder.projections import runner, turn
+from recorder.projections.turn import announced, only_projector
+from tests.between import Way, way_to
+from tests.commands import until
+from tests.conftest import OWN
+from tests.test_writer import begun, event
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits that take seconds take tenths here."""
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(postgresql, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(postgresql, "_IN_FLIGHT_SECONDS", 0.1)
+
+
+@pytest.fixture
+def way(postgresql_url: str, impatient: None) -> Iterator[Way]:
+    """To a new database with the current schema."""
+    made = database.engine(postgresql_url, create=True)
+    database.check(made, upgrade=True)
+    made.dispose()
+    with way_to(postgresql_url) as found:
+        yield found
+
+
+# Connections.
+
+
+@pytest.mark.slow
+def test_a_server_that_accepts_and_says_nothing_is_an_error(impatient: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DatabaseError) as failure:
+        database.connect(f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/x")
+    assert "timeout" in str(failure.value)
+
+
+@pytest.mark.slow
+def test_a_statement_that_the_server_never_answers_is_given_up(way: Way) -> None:
+    engine = database.connect(way.url)
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+        way.hang()
+        with pytest.raises(sa.exc.OperationalError, match="does not answer"):
+            connection.execute(sa.text("SELECT 2"))
+    way.heal()
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 3")).scalar() == 3
+    engine.dispose()
+
+
+def test_an_answer_that_was_lost_is_given_up_though_the_server_is_well(way: Way) -> None:
+    engine = database.connect(way.url)
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+        way.hang()
+        way.heal()
+        with pytest.raises(sa.exc.OperationalError, match="does not answer"):
+            connection.execute(sa.text("SELECT 2"))
+    engine.dispose()
+
+
+def test_a_statement_may_take_as_long_as_the_server_works_on_it(way: Way) -> None:
+    engine = database.connect(way.url)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1 FROM pg_sleep(1)")).scalar() == 1
+    engine.dispose()
+
+
+def test_but_no_longer_than_its_transaction_may(way: Way) -> None:
+    engine = database.connect(way.url)
+    with pytest.raises(sa.exc.OperationalError, match="in time"), engine.connect() as connection, connection.begin():
+        database.limit(connection, 0.3)
+        connection.execute(sa.text("SELECT 1 FROM pg_sleep(5)"))
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1 FROM pg_sleep(0.5)")).scalar() == 1
+    engine.dispose()
+
+
+def test_a_transaction_that_is_stopped_while_it_writes_gives_its_locks_back(engine: sa.Engine) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("of a server alone")
+    with database.write(engine) as connection:
+        said = connection.execute(sa.text("SHOW idle_in_transaction_session_timeout")).scalar()
+    assert said == f"{database.IDLE_SECONDS}s"
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_in_the_query_is_not_shown(name: str) -> None:
+    with pytest.raises(DatabaseError) as failure:
+        database.connect(f"postgresql://somebody@127.0.0.1:1/x?{name}=hunter2&sslmode=disable")
+    message = str(failure.value)
+    assert "hunter2" not in message
+    assert "sslmode=disable" in message
+
+
+def test_a_password_in_the_query_of_what_is_no_url_is_not_shown() -> None:
+    with pytest.raises(DatabaseError) as failure:
+        database.connect("postgresql//somebody/x?password=hunter2")
+    assert "hunter2" not in str(failure.value)
+
+
+def test_several_upgrades_at_once_all_succeed(postgresql_url: str) -> None:
+    def upgrade(_: int) -> str | None:
+        engine = database.engine(postgresql_url, create=True)
+        try:
+            database.check(engine, upgrade=True)
+            return database.current_version(engine)
+        finally:
+            engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(upgrade, range(4))) == [database.SCHEMA_VERSION] * 4
+
+
+# The writer.
+
+
+@pytest.mark.slow
+def test_a_writer_says_that_its_server_hangs_and_comes_back_over_a_new_connection(way: Way) -> None:
+    engine = database.connect(way.url)
+    with Writer(engine) as writer:
+        recording = begun(writer)
+        assert writer.flush(10)
+        way.hang()
+        recording.chunk(event(1))
+        until(lambda: not Metrics(writer).health()[0])
+        way.heal()
+        recording.end("completed")
+        assert writer.flush(30)
+        assert Metrics(writer).health()[0]
+    assert not writer.unfinished
+    with database.read(engine) as connection:
+        found = [event.type for event in log.read(connection, recording.stream.stream_id)]
+    engine.dispose()
+    assert "$gap" not in found
+    assert found[-1] == "$end"
+
+
+def test_a_transaction_that_takes_too_long_is_no_health(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no error says so: a disk that hangs in a commit."""
+    monkeypatch.setattr(writers, "HANGING_SECONDS", 0.1)
+    goes_on = threading.Event()
+    insert = log.insert_streams
+
+    def hanging(*args: object) -> None:
+        goes_on.wait(30)
+        insert(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log, "insert_streams", hanging)
+    with Writer(engine) as writer:
+        begun(writer).end("completed")
+        until(lambda: not Metrics(writer).health()[0])
+        goes_on.set()
+        assert writer.flush(30)
+        assert Metrics(writer).health()[0]
+
+
+@pytest.mark.slow
+def test_a_writer_whose_server_hangs_to_the_end_says_what_is_lost(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    engine = database.connect(way.url)
+    writer = Writer(engine)
+    writer.start()
+    way.hang()
+    begun(writer).end("completed")
+    writer.close(1.0)
+    assert writer.unfinished
+    assert "are lost" in caplog.text
+    way.heal()
+    until(lambda: not writer.waiting_bytes)
+    engine.dispose()
+
+
+# Who projects, and who asks.
+
+
+def behind(url: str) -> sa.Engine:
+    """A database in which something waits to be projected."""
+    engine = database.connect(url) if url.startswith("sqlite") else database.engine(url, create=True)
+    database.check(engine, upgrade=True)
+    import_paths(engine, OWN[:1])
+    return engine
+
+
+def test_a_question_does_not_wait_for_a_projector_that_does_not_go_on(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(turn, "_another", lambda engine: True)  # on SQLite: another process has said so
+    monkeypatch.setattr("recorder.cli.opening.PATIENCE_SECONDS", 0.1)
+    engine = behind(url)
+    with only_projector(engine):
+        freshen(engine)
+    missing = runner.behind(engine)
+    assert missing > 0
+    assert f"lacks the last {missing:,} events" in capsys.readouterr().err
+    monkeypatch.undo()
+    freshen(engine)
+    assert runner.behind(engine) == 0
+    engine.dispose()
+
+
+def test_a_projector_waits_for_its_turn_as_long_as_it_takes(url: str) -> None:
+    engine = behind(url)
+    with only_projector(engine):
+        other = threading.Thread(target=runner.catch_up, args=(engine,))
+        other.start()
+        time.sleep(0.1)
+    other.join(30)
+    assert runner.behind(engine) == 0
+    engine.dispose()
+
+
+def test_a_process_that_died_while_it_projected_is_in_nobodys_way(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = database.connect(db)
+    monkeypatch.setattr(turn, "process_started", lambda pid: "0")  # another one had this pid, then
+    with announced(engine):
+        own = turn.os.getpid()
+        monkeypatch.setattr("os.getpid", lambda: own + 1)
+        with only_projector(engine, 0.0):
+            pass
+        monkeypatch.undo()
+    engine.dispose()
+
+
+def test_who_lives_and_projects_is(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = database.connect(db)
+    with announced(engine):
+        own = turn.os.getpid()
+        monkeypatch.setattr("os.getpid", lambda: own + 1)
+        with pytest.raises(Busy), only_projector(engine, 0.0):
+            pass
+        monkeypatch.undo()
+    with only_projector(engine, 0.0):
+        pass
+    engine.dispose()
+
+
+# Who follows.
+
+
+def test_a_cut_connection_ends_no_follower(way: Way, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = database.connect(way.url)
+    following = Following(engine)
+
+    def once() -> int:
+        with database.read(engine) as connection:
+            if cutting:
+                cutting.clear()
+                way.cut()
+            return len(log.open_heads(connection, database.datetime.now(database.UTC)))
+
+    cutting: list[int] = []
+    assert following.passed(once) == 0
+    cutting.append(1)
+    assert following.passed(once) is None
+    assert following.passed(once) == 0
+    said = capsys.readouterr().err
+    engine.dispose()
+    assert "trying again" in said
+    assert "answers again" in said
