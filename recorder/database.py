@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,10 +175,16 @@ WRITING = {"recorder_write": True}
 
 
 @contextmanager
-def write(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that may write. On SQLite it takes the write lock at once, so that it cannot fail half way for it."""
-    with engine.connect() as connection:
-        connection = connection.execution_options(**WRITING)
+def write(engine: sa.Engine, wait: float | None = None) -> Iterator[sa.Connection]:
+    """A transaction that may write. On SQLite it takes the write lock at once, so that it cannot fail half way for it.
+
+    wait: for that lock, in seconds, if not as long as the engine's transactions do.
+    """
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine.connect()).execution_options(**WRITING)
+        if wait is not None:
+            stack.callback(wait_for_lock, connection, BUSY_TIMEOUT_MS / 1000)  # as the pool's next user expects
+            wait_for_lock(connection, wait)
         with connection.begin():
             if engine.dialect.name == "postgresql":  # one that is stopped in the midst of it must not hold its locks for ever
                 connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_SECONDS * 1000}")
@@ -251,6 +257,11 @@ def translated(error: sa.exc.DBAPIError, name: str) -> DatabaseError:
     return DatabaseError(f"{name}: {cause}")
 
 
+def is_locked(error: sa.exc.DBAPIError) -> bool:
+    """Whether another process holds a SQLite file."""
+    return (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
 _ABOUT_DATA = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 
 
@@ -288,6 +299,7 @@ def _postgresql(url: sa.URL, *, read_only: bool) -> sa.Engine:
 
     engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), use_native_hstore=False, pool_pre_ping=True)
     event.listen(engine, "do_connect", connected)
+    _servers.add(engine)
     event.listen(engine, "begin", lambda connection: limit(connection, None))
     return engine
 
@@ -323,6 +335,7 @@ def _sqlite(url: sa.URL, *, create: bool, read_only: bool, immutable: bool) -> s
 
 
 _files: WeakSet[sa.Engine] = WeakSet()
+_servers: WeakSet[sa.Engine] = WeakSet()
 
 
 def _before_fork() -> None:
@@ -335,8 +348,14 @@ def _before_fork() -> None:
         engine.dispose()
 
 
+def _after_fork_in_child() -> None:
+    """What connections to servers lie idle are the parent's: they are neither used here nor closed."""
+    for engine in list(_servers):
+        engine.dispose(close=False)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 def _on_connect(connection: sqlite3.Connection, record: object) -> None:

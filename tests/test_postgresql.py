@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -20,9 +21,12 @@ from recorder.collect.writer import Writer
 from recorder.errors import Busy, DatabaseError
 from recorder.projections import runner, turn
 from recorder.projections.turn import announced, only_projector
+from recorder.projections.verify import verify
 from tests.between import Way, way_to
+from tests.commands import recorder as command
 from tests.commands import until
 from tests.conftest import OWN
+from tests.pooler import pooled
 from tests.test_writer import begun, event
 
 
@@ -88,11 +92,15 @@ def test_a_statement_may_take_as_long_as_the_server_works_on_it(way: Way) -> Non
 
 def test_but_no_longer_than_its_transaction_may(way: Way) -> None:
     engine = database.connect(way.url)
-    with pytest.raises(sa.exc.OperationalError, match="in time"), engine.connect() as connection, connection.begin():
-        database.limit(connection, 0.3)
-        connection.execute(sa.text("SELECT 1 FROM pg_sleep(5)"))
-    with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT 1 FROM pg_sleep(0.5)")).scalar() == 1
+
+    def takes(seconds: float, limit: float | None) -> None:
+        with engine.connect() as connection, connection.begin():
+            database.limit(connection, limit)
+            connection.execute(sa.text(f"SELECT 1 FROM pg_sleep({seconds})"))
+
+    with pytest.raises(sa.exc.OperationalError, match="in time"):
+        takes(5, 0.3)
+    takes(0.5, None)
     engine.dispose()
 
 
@@ -148,7 +156,7 @@ def test_a_writer_says_that_its_server_hangs_and_comes_back_over_a_new_connectio
         recording.end("completed")
         assert writer.flush(30)
         assert Metrics(writer).health()[0]
-    assert not writer.unfinished
+    assert writer.complete
     with database.read(engine) as connection:
         found = [event.type for event in log.read(connection, recording.stream.stream_id)]
     engine.dispose()
@@ -183,7 +191,7 @@ def test_a_writer_whose_server_hangs_to_the_end_says_what_is_lost(way: Way, capl
     way.hang()
     begun(writer).end("completed")
     writer.close(1.0)
-    assert writer.unfinished
+    assert not writer.complete
     assert "are lost" in caplog.text
     way.heal()
     until(lambda: not writer.waiting_bytes)
@@ -277,3 +285,57 @@ def test_a_cut_connection_ends_no_follower(way: Way, capsys: pytest.CaptureFixtu
     engine.dispose()
     assert "trying again" in said
     assert "answers again" in said
+
+
+# A pooler.
+
+
+@pytest.fixture(scope="module", params=["transaction", "session"])
+def over_a_pooler(request: pytest.FixtureRequest, postgresql_server: Callable[[str], str]) -> Iterator[str]:
+    """The URL of a new, empty database over pgbouncer."""
+    name = f"recorder_pooled_{request.param}"
+    with psycopg.connect(postgresql_server("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    with pooled(postgresql_server(name), request.param) as url:
+        yield url
+
+
+@pytest.mark.slow
+def test_all_that_is_recorded_over_a_pooler_is_there_and_whole(over_a_pooler: str) -> None:
+    made = database.engine(over_a_pooler, create=True)
+    database.check(made, upgrade=True)
+    engines = [database.connect(over_a_pooler) for _ in range(4)]
+
+    def record(engine: sa.Engine) -> list[str]:
+        with Writer(engine) as writer:
+            recordings = [begun(writer) for _ in range(12)]
+            for number in range(30):
+                for recording in recordings:
+                    recording.chunk(event(number))
+                writer.flush()
+            for recording in recordings:
+                recording.end("completed")
+        assert writer.errors == 0
+        return [recording.stream.stream_id for recording in recordings]
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        recorded = [stream_id for some in pool.map(record, engines) for stream_id in some]
+        for _ in pool.map(runner.catch_up, engines):
+            pass
+    for stream_id in recorded:
+        assert len(list(log.read_stream(made, stream_id))) == 32
+    assert runner.behind(made) == 0
+    assert verify(made).problems == []
+    for each in (made, *engines):
+        each.dispose()
+
+
+@pytest.mark.slow
+def test_commands_work_over_a_pooler(over_a_pooler: str) -> None:
+    asking = [["db", "upgrade"], ["import", *OWN], ["rebuild"], ["ls"], ["verify"], ["tail"], ["sql", "SELECT * FROM v_runs"]]
+    for _ in range(2):
+        for asked in asking:
+            done = command(*asked, db=over_a_pooler)
+            assert done.returncode == 0, done.stderr
+    refused = command("sql", "DELETE FROM events", db=over_a_pooler)
+    assert refused.returncode == 1

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +23,16 @@ import pytest
 import sqlalchemy as sa
 
 import recorder
-from recorder.collect import sharing
+from recorder import database, log
+from recorder.collect import sharing, writer
 from recorder.errors import DatabaseError
+from recorder.settings import Settings
 from tests import leftovers
 from tests.clients import ASYNC_KINDS, SYNC_KINDS, Kind
 from tests.commands import environment, until
 from tests.commands import recorder as command
 from tests.recorded import Recorded
+from tests.test_writer import begun, types
 from tests.upstream import Asked, Upstream, Wire
 
 PROJECT = Path(__file__).parents[1]
@@ -353,6 +358,39 @@ def test_a_fork_does_not_wait_long_for_a_database_that_is_held(db: str, asking: 
     with holding(db):
         played("fork_while_held", db, asking)
     assert command("verify", db=db).returncode == 0
+
+
+def test_a_fork_in_the_midst_of_a_transaction_does_not_wait_for_it(either: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child leaves a server's connection alone; into a file that its parent is just writing it does not record."""
+    monkeypatch.setattr(sharing, "FORK_FILE_SECONDS", 0.1)
+    monkeypatch.setattr(writer, "HANGING_SECONDS", 0.01)
+    goes_on, insert = threading.Event(), log.insert_streams
+
+    def stalled(*args: Any) -> None:
+        goes_on.wait(30)
+        insert(*args)
+
+    shared = sharing.acquire(either, Settings())
+    monkeypatch.setattr(log, "insert_streams", stalled)
+    recording = begun(shared.writer)
+    until(lambda: shared.writer.hanging_since)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        try:
+            shared.writer  # noqa: B018
+        except DatabaseError:
+            refused = 1
+        finally:
+            os._exit(refused)
+    assert shared.writer.hanging_since, "the fork did not wait for it"
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == either.startswith("sqlite")
+    goes_on.set()
+    recording.end("completed")
+    sharing.release(shared)
+    engine = database.connect(either)
+    assert types(engine, recording)[-1] == "$end"
+    engine.dispose()
 
 
 # The end of a process

@@ -625,6 +625,13 @@ RUNAWAY = {
         ENDLESS + ", s AS (SELECT n FROM t LIMIT 9999) SELECT count(*) FROM s a, s b, s c, s d WHERE a.n + b.n + c.n + d.n < 0",
         "sqlite postgresql ordinary",
     ),
+    "a regular expression": ("SELECT printf('%.*c', 40, 'a') REGEXP '(a+)+b'", "sqlite"),
+    "large values": (
+        "WITH RECURSIVE c(x) AS (SELECT zeroblob(90000000) UNION ALL SELECT x FROM c LIMIT 400)"
+        " SELECT count(DISTINCT x || random()) FROM c",
+        "sqlite",
+    ),
+    "a pattern": ("SELECT printf('%.*c', 3000000, 'a') LIKE '%a%a%a%a%a%a%ab'", "sqlite"),
     "series": (
         "SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b, generate_series(1, 100000) c",
         "postgresql ordinary",
@@ -647,19 +654,19 @@ def test_a_query_that_runs_away_is_stopped(request: pytest.FixtureRequest, name:
     assert output("sql", "SELECT 1 AS x", "--csv", db=db) == b"x\n1\n"
 
 
-def at_work(process: int) -> bool:
-    """Whether a process has computed for longer than it takes to start."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") > 2.5
+def process_of_query(command: int) -> int | None:
+    """The process in which a command's query runs on SQLite."""
+    return next(map(int, Path(f"/proc/{command}/task/{command}/children").read_text().split()), None)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_ctrl_c_stops_a_query_of_sqlite(sqlite_db: str) -> None:
     with Background("sql", RUNAWAY["recursion"][0], db=sqlite_db, preexec=interruptible) as running:
-        until(lambda: at_work(running.process.pid), PATIENCE)
+        process = until(lambda: process_of_query(running.process.pid), PATIENCE)
         running.process.send_signal(signal.SIGINT)
         assert running.wait() == 130
         assert running.said == ["error: interrupted"]
+        assert not Path(f"/proc/{process}").exists()
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "ordinary"])

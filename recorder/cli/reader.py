@@ -1,7 +1,8 @@
 """A query of somebody's, run so that it can only read, by the database's own means, and for a limited time.
 
 SQLite: the file is opened with mode=ro and query_only, and an authorizer, which SQLite asks about each thing that a statement is
-to do, lets reading through and nothing else.
+to do, lets reading through and nothing else. The query runs in a process of its own, which is killed when its time is over: a
+single step of SQLite's may take as long as it likes (a regular expression, LIKE on a long text, blobs of a hundred megabytes).
 
 PostgreSQL: the query stands inside `SELECT … FROM (query)` in a cursor of a read-only transaction that is rolled back. There,
 nothing but a query can stand: no COPY, SET, COMMIT or DO, no second statement. Once it has begun, the transaction cannot be
@@ -14,14 +15,18 @@ after a mere SET ROLE any query could do with set_config(). Any other role can d
 from __future__ import annotations
 
 import math
+import os
 import re
+import resource
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from itertools import chain, islice
-from typing import Any
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 
@@ -30,6 +35,9 @@ from recorder.queries import json_value
 
 LONGEST = 100_000_000
 """Bytes of the longest value that SQLite makes or reads for a query: a few of them must fit into memory."""
+
+SILENCE_SECONDS = 5.0
+"""How much longer than a query may take PostgreSQL has to say that it stopped it."""
 
 ROWS_AT_ONCE = 200
 """How many rows PostgreSQL hands over at a time; they are all in memory."""
@@ -47,16 +55,9 @@ def reading(engine: sa.Engine, query: str, seconds: float) -> Iterator[tuple[lis
     while the rows are read.
     """
     clock = _Clock(seconds)
-    pooled = engine.raw_connection()
-    try:
-        driver: Any = pooled.driver_connection
-        names, rows = _RUN[engine.dialect.name](driver, query, clock)
+    with _RUN[engine.dialect.name](engine, query, clock) as (names, rows):
         first = list(islice(rows, 1))  # what fails at once fails before anything is printed
         yield names, chain(first, rows)
-    except engine.dialect.loaded_dbapi.Error as error:
-        raise _said(error, clock) from None
-    finally:
-        pooled.close()
 
 
 class _Clock:
@@ -78,24 +79,14 @@ class _Clock:
         self.left -= time.monotonic() - self._since
         self._computed = time.process_time()
 
-    def is_over(self) -> bool:
-        """Asked while the database is at work."""
-        return time.monotonic() - self._since > self.left
-
     def stopped(self) -> RecorderError:
         given = f"{self.seconds:g} s; give it longer with --timeout {self.seconds * 10:g}"
         return RecorderError(f"the query was stopped after {given}")
 
 
-def _said(error: Any, clock: _Clock) -> BaseException:
+def _said(error: Any) -> RecorderError:
     """What a driver's error means to whoever asked."""
     code = getattr(error, "sqlite_errorcode", None) or getattr(error, "sqlstate", None)
-    if code == sqlite3.SQLITE_INTERRUPT and clock.left > 0:
-        return KeyboardInterrupt()  # the handler of progress, in which Ctrl-C came, can only interrupt
-    if code == sqlite3.SQLITE_INTERRUPT or (code == "57014" and clock.left <= 0.01):
-        return RecorderError(
-            f"the query was stopped after {clock.seconds:g} s; give it longer with --timeout {clock.seconds * 10:g}"
-        )
     message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     if code == sqlite3.SQLITE_AUTH or "one statement at a time" in message or "multiple commands" in message:
         return RecorderError(f"{_NO_QUERY} ({message})")
@@ -123,16 +114,83 @@ _TELLING = {
 """Pragmas that tell while they are given nothing."""
 
 
-def _run_sqlite(driver: sqlite3.Connection, query: str, clock: _Clock) -> tuple[list[str], Iterator[Row]]:
-    driver.text_factory = lambda data: data.decode("utf-8", "replace")
-    driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-    driver.set_progress_handler(clock.is_over, 10_000)  # steps of SQLite's machine: some milliseconds
-    driver.set_authorizer(_only_reads)
-    with clock:
+@contextmanager
+def _run_sqlite(engine: sa.Engine, query: str, clock: _Clock) -> Iterator[tuple[list[str], Iterator[Row]]]:
+    ours, theirs = Pipe()
+    process = os.fork()  # what connections lie idle are closed before (database.py): it opens its own
+    if process == 0:
+        _serve(engine, query, theirs, math.ceil(clock.seconds) + 1)
+    theirs.close()
+    try:
+        names = _next(ours, clock)
+        yield names, _rows_sqlite(ours, clock)
+    finally:
+        ours.close()
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def _next(pipe: Connection, clock: _Clock) -> Any:
+    """What the query's process says next: names, then rows, of which the last are followed by none. Raises RecorderError."""
+    try:
+        with clock:
+            pipe.send_bytes(b"")
+            if not pipe.poll(clock.left):
+                raise clock.stopped()
+            said = pipe.recv()
+    except (EOFError, ConnectionError):
+        raise RecorderError("the query ended its process: there was no memory left for it") from None
+    if isinstance(said, RecorderError):
+        raise said
+    return said
+
+
+def _rows_sqlite(pipe: Connection, clock: _Clock) -> Iterator[Row]:
+    while rows := _next(pipe, clock):
+        yield from rows
+
+
+def _serve(engine: sa.Engine, query: str, pipe: Connection, seconds: int) -> NoReturn:
+    """Be the query's process: say what is asked for, until nobody asks any more. seconds: of computing, if nobody ends it."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asks
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        for said in _answers(engine, query):
+            pipe.recv_bytes()
+            pipe.send(said)
+    except BaseException:  # noqa: BLE001 - whoever asks sees that this process is gone
+        os._exit(1)
+    os._exit(0)
+
+
+def _answers(engine: sa.Engine, query: str) -> Iterator[Any]:
+    """The names of the columns, then rows, then none; or an error."""
+    try:
+        driver: Any = engine.raw_connection().driver_connection
+        driver.text_factory = lambda data: data.decode("utf-8", "replace")
+        driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+        driver.set_authorizer(_only_reads)
         cursor = driver.execute(query)
-    if cursor.description is None:
-        raise RecorderError(_NO_QUERY)
-    return [column[0] for column in cursor.description], _rows_sqlite(cursor, clock)
+        yield [column[0] for column in cursor.description] if cursor.description else RecorderError(_NO_QUERY)
+        while rows := list(_some(cursor)):
+            yield rows
+        yield []
+    except sqlite3.Error as error:
+        yield _said(error)
+
+
+def _some(cursor: sqlite3.Cursor) -> Iterator[Row]:
+    """The next rows: as many as come in a moment, for whoever reads may want to see them, and fit into a message."""
+    until, size = time.monotonic() + _MOMENT_SECONDS, 0
+    for row in cursor:
+        yield [_TYPES_SQLITE.get(type(value), _same)(value) for value in row]
+        size += sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in row)
+        if size > _MESSAGE or time.monotonic() > until:
+            return
+
+
+_MOMENT_SECONDS = 0.05
+_MESSAGE = 256 * 1024
 
 
 def _only_reads(action: int, first: str | None, second: str | None, *place: object) -> int:
@@ -145,15 +203,6 @@ def _only_reads(action: int, first: str | None, second: str | None, *place: obje
         or (action == sqlite3.SQLITE_UPDATE and first == "sqlite_master")
     )
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
-
-
-def _rows_sqlite(cursor: sqlite3.Cursor, clock: _Clock) -> Iterator[Row]:
-    while True:
-        with clock:
-            row = cursor.fetchone()
-        if row is None:
-            return
-        yield [_TYPES_SQLITE.get(type(value), _same)(value) for value in row]
 
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
@@ -204,7 +253,20 @@ _GUARD = "CREATE FUNCTION pg_temp.recorder_query() RETURNS SETOF text[] LANGUAGE
 _GUARD_OWNER = "ALTER FUNCTION pg_temp.recorder_query() OWNER TO pg_read_all_data"
 
 
-def _run_postgresql(driver: Any, query: str, clock: _Clock) -> tuple[list[str], Iterator[Row]]:
+@contextmanager
+def _run_postgresql(engine: sa.Engine, query: str, clock: _Clock) -> Iterator[tuple[list[str], Iterator[Row]]]:
+    from psycopg import Error
+
+    pooled = engine.raw_connection()
+    try:
+        yield _cursor_postgresql(pooled.driver_connection, query, clock)
+    except Error as error:
+        raise clock.stopped() if error.sqlstate == "57014" and clock.left <= 0.01 else _said(error) from None
+    finally:
+        pooled.close()
+
+
+def _cursor_postgresql(driver: Any, query: str, clock: _Clock) -> tuple[list[str], Iterator[Row]]:
     from psycopg import errors, sql
 
     superuser = driver.info.parameter_status("is_superuser") == "on"
@@ -227,7 +289,7 @@ def _run_postgresql(driver: Any, query: str, clock: _Clock) -> tuple[list[str], 
             driver.execute(_GUARD_OWNER)
             driver.execute("SET TRANSACTION READ ONLY")
             statement = "SELECT pg_temp.recorder_query()"
-        driver.execute(f"DECLARE recorder_rows NO SCROLL CURSOR FOR {statement}".encode(), prepare=True)
+        driver.execute(f"DECLARE recorder_rows NO SCROLL CURSOR FOR {statement}".encode(), binary=True)  # one statement
     except errors.SyntaxError:
         raise RecorderError(_NO_QUERY) from None
     except (errors.UndefinedObject, errors.ReadOnlySqlTransaction) as error:
@@ -240,17 +302,21 @@ def _run_postgresql(driver: Any, query: str, clock: _Clock) -> tuple[list[str], 
 
 def _described(driver: Any, query: str) -> tuple[list[str], list[int]]:
     """(names, types) of what a statement returns, without running it; an error where it is several."""
-    from psycopg import errors, pq
+    from psycopg import errors, generators, pq
 
-    for result in (driver.pgconn.prepare(b"", query.encode()), described := driver.pgconn.describe_prepared(b"")):
-        if result.status != pq.ExecStatus.COMMAND_OK:
-            raise errors.error_from_result(result)
+    pgconn = driver.pgconn
+    for send, given in ((pgconn.send_prepare, (b"", query.encode())), (pgconn.send_describe_prepared, (b"",))):
+        send(*given)
+        (described,) = driver.wait(generators.execute(driver.pgconn))
+        if described.status != pq.ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(described)
     columns = range(described.nfields)
     return [described.fname(column).decode() for column in columns], [described.ftype(column) for column in columns]
 
 
 def _limit(driver: Any, clock: _Clock) -> None:
     """The time of the next statement. It is set before each, for a query can set it, too, if only for what comes after it."""
+    driver.until = time.monotonic() + clock.left + SILENCE_SECONDS  # by then it hangs
     driver.execute(f"SET LOCAL statement_timeout = {max(1, math.ceil(clock.left * 1000))}")
 
 
@@ -291,7 +357,7 @@ _TYPES_POSTGRESQL: dict[int, Callable[[str], Any]] = {
 }
 """By the type's OID; all others are the text that PostgreSQL makes of them."""
 
-_RUN: dict[str, Callable[[Any, str, _Clock], tuple[list[str], Iterator[Row]]]] = {
+_RUN: dict[str, Callable[[sa.Engine, str, _Clock], AbstractContextManager[tuple[list[str], Iterator[Row]]]]] = {
     "sqlite": _run_sqlite,
     "postgresql": _run_postgresql,
 }

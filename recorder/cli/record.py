@@ -86,7 +86,7 @@ def command(db: str, upstream: str | None, session: str | None, settings: Settin
             status = _run(cmd, environment)
         with contextlib.suppress(OSError):  # stderr may be closed: the exit status is the program's all the same
             _summary(engine, begun, writer)
-    return status or int(writer.unfinished)
+    return status or int(not writer.complete)
 
 
 class _Listing(Writer):

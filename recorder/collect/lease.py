@@ -98,11 +98,14 @@ class Lease:
         connection.execute(writers.delete().where(writers.c.writer_id == self.writer_id))
 
 
-def mark_lost(engine: sa.Engine) -> int:
-    """End the open streams of all writers that are dead; how many. Any number of processes may do so at once."""
+def mark_lost(engine: sa.Engine, wait: float | None = None) -> int:
+    """End the open streams of all writers that are dead; how many. Any number of processes may do so at once.
+
+    wait: for a SQLite file's lock, in seconds.
+    """
     with database.read(engine) as connection:
         dead = [lease.writer_id for lease in _leases(connection) if is_dead(lease, clock(connection))]
-    return sum(_bury(engine, writer_id) for writer_id in dead)
+    return sum(_bury(engine, writer_id, wait) for writer_id in dead)
 
 
 def is_dead(lease: Any, now: datetime) -> bool:
@@ -125,10 +128,10 @@ def _leases(connection: sa.Connection, writer_id: str | None = None) -> Any:
     return connection.execute(chosen if writer_id is None else chosen.where(writers.c.writer_id == writer_id).with_for_update())
 
 
-def _bury(engine: sa.Engine, writer_id: str) -> int:
+def _bury(engine: sa.Engine, writer_id: str, wait: float | None) -> int:
     """End a dead writer's streams and delete its lease, unless another did or it lives after all; how many streams."""
     try:
-        with database.write(engine) as connection:
+        with database.write(engine, wait) as connection:
             lease = _leases(connection, writer_id).first()
             if lease is None or not is_dead(lease, clock(connection)):
                 return 0

@@ -4,6 +4,9 @@ A forked child inherits objects but no threads, and must not touch its parent's 
 the process that opened it: a child that records opens its own, and the parent's are set aside, neither used nor closed. With
 SQLite that is not enough (database.py says why), and a connection to a server would be shared: so each writer lets go of its
 connection before its process forks, also one that nobody uses any more and that is still closing.
+
+A fork does not wait for a database, though. A writer that is in the midst of a transaction by then keeps its connection: to a
+server it is the parent's alone, for the driver looks whose it is. In a SQLite file the child records nothing, and says so.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ import logging
 import os
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -27,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 EXIT_SECONDS = 5.0
 """How long the end of a process waits for a database that does not take what is queued."""
+
+
+FORK_SECONDS = 0.1
+"""How long a fork waits for the transactions that are under way on servers."""
+
+FORK_FILE_SECONDS = 5.0
+"""And in files: none waits there for another process's lock for longer than a moment, so this is a disk that hangs."""
 
 
 class Shared:
@@ -49,6 +62,7 @@ class Shared:
             return self._writer
         with _lock:
             if self._process != os.getpid():
+                _refuse_inherited(self.url)
                 self._leave_to_parent()
             if self._writer is None:
                 self._writer = Writer(self._engine, self.settings)
@@ -69,7 +83,7 @@ class Shared:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close(timeout)
-        with _lock:  # no fork in the midst of it, which would leave a child SQLite's locks as they are then
+        with _lock, _at_work_on(self.url):  # no fork in the midst of it, which would leave a child SQLite's locks as they are
             self._engine.dispose()
 
     def _leave_to_parent(self) -> None:
@@ -89,12 +103,19 @@ _exits: set[int] = set()  # processes that flush when they end
 def acquire(url: str, settings: Settings) -> Shared:
     """The writer of a database by these settings, made where this is its first user. Raises DatabaseError."""
     url = _absolute(url)
-    with _lock:
-        shared = _shared.get((url, settings))
-        if shared is None:
-            shared = _shared[url, settings] = Shared(url, settings)
-        shared.users += 1
-        return shared
+    made: Shared | None = None
+    while True:
+        with _lock:
+            shared = _shared.get((url, settings)) or made
+            if shared is None and _file(url):  # no fork meanwhile, which would leave a child SQLite's locks as they are then
+                _refuse_inherited(url)
+                with _at_work_on(url):
+                    shared = Shared(url, settings)
+            if shared is not None:
+                _shared[url, settings] = shared
+                shared.users += 1
+                return shared
+        made = Shared(url, settings)  # a server may keep us waiting: a fork does not wait for that
 
 
 def release(shared: Shared) -> None:
@@ -114,6 +135,26 @@ def _absolute(url: str) -> str:
         raise DatabaseError("a database in memory is gone with the process; name a file, as in sqlite:///recorder.db")
     prefix, _, path = url.partition(":///")
     return f"sqlite:///{os.path.abspath(path)}" if prefix == "sqlite" else url
+
+
+def _file(url: str) -> str | None:
+    """The path of a SQLite file."""
+    return sa.make_url(url).database if url.startswith("sqlite") else None
+
+
+@contextmanager
+def _at_work_on(url: str) -> Iterator[None]:
+    path = _file(url) or ""
+    _opening.add(path)
+    try:
+        yield
+    finally:
+        _opening.discard(path)
+
+
+def _refuse_inherited(url: str) -> None:
+    if (path := _file(url)) in _in_use:
+        raise DatabaseError(f"{path} was being written when this process was forked: what it does is not recorded there")
 
 
 def _engine_like(inherited: sa.Engine) -> sa.Engine:
@@ -140,21 +181,29 @@ def _close_all() -> None:
             logger.exception("%s could not be closed", shared.name)
 
 
-_held: list[Writer] = []  # while a fork is under way, which holds _lock
+_held: list[Any] = []  # what is to be called after a fork that is under way
+_in_use: set[str] = set()  # files that this process must not write: its parent was writing them when it forked
+_opening: set[str] = set()  # files that are opened or closed, which _lock is held for
 
 
 def _before_fork() -> None:
-    _lock.acquire()
+    now = time.monotonic()
+    if _lock.acquire(timeout=FORK_FILE_SECONDS):
+        _held.append(_lock.release)
+    else:
+        _in_use.update(_opening)
     for writer in list(_writers):
-        writer.hold()
-        _held.append(writer)
+        patience = FORK_SECONDS if writer.path is None else FORK_FILE_SECONDS
+        if writer.hold(max(0.0, now + patience - time.monotonic())):
+            _held.append(writer.resume)
+        elif writer.path is not None:
+            _in_use.add(writer.path)
 
 
 def _after_fork_in_parent() -> None:
-    for writer in _held:
-        writer.resume()
-    _held.clear()
-    _lock.release()
+    _in_use.clear()
+    while _held:
+        _held.pop()()
 
 
 def _after_fork_in_child() -> None:

@@ -62,8 +62,10 @@ LATE = "not decoded in time"
 HURRY = 0.6
 """The part of the time to close in after which what is behind is given up, so that the log can say so."""
 
-LOCKED_SECONDS = 2
+LOCKED_SECONDS = 2.0
 """How long a transaction waits for another process's lock on a SQLite file; then that is said, and it is tried again."""
+
+_LOCKED_AT_ONCE = 0.05  # of that, in one piece: between the pieces this process may fork
 
 TRANSACTION_SECONDS = 20.0
 """How long a transaction may take on a server; then its connection is given up, and it is tried again on a new one."""
@@ -88,7 +90,6 @@ class Writer:
     """Owns the thread that appends. Use it as a context: leaving it waits until all that was queued is committed.
 
     open: the streams that have not ended yet. failing_since: when writing began to fail, None while it does not.
-    unfinished: whether it ended without having stored all that it was given.
     Counted so far: commits, errors (failed transactions), events and bytes (of bodies) that were committed, dropped_bytes,
     gaps by reason, streams that ended by outcome, commits by how long they took (commit_times, by COMMIT_SECONDS); faults
     (of recorder itself), streams that were left out (not sampled), given up (what came of them later is not in the log) and
@@ -100,7 +101,6 @@ class Writer:
         self.settings = settings or Settings()
         self.open: set[Recording] = set()
         self.failing_since: datetime | None = None
-        self.unfinished = False
         self.errors = 0
         self.faults = 0
         self.dropped_bytes = 0
@@ -117,6 +117,7 @@ class Writer:
         self.slowest_commit_us = 0
         self.commit_seconds = 0.0
         self.commit_times = [0] * (len(COMMIT_SECONDS) + 1)
+        self.path = engine.url.database if engine.dialect.name == "sqlite" else None
         self._engine = engine
         self._file = File(engine)
         self._epoch = 0  # how often another file took its place
@@ -199,7 +200,6 @@ class Writer:
         self._queue.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self.unfinished = True
             logger.error("the database did not take %d bytes that were recorded last: they are lost", self.waiting_bytes)
         return self.complete
 
@@ -208,13 +208,15 @@ class Writer:
         """Once it is closed: whether all that was queued by then is in the log."""
         return not (self._thread.is_alive() or self._due or self.late_bytes)
 
-    def hold(self) -> None:
-        """Let go of the connection and use none until resume(): after the transaction that is under way now."""
-        self._turn.acquire()
+    def hold(self, patience: float) -> bool:
+        """Let go of the connection and use none until resume(); False if the transaction under way takes longer (seconds)."""
+        if not self._turn.acquire(timeout=patience):
+            return False
         try:
             self._disconnect()
         except Exception:
             logger.exception("a connection could not be closed")
+        return True
 
     def resume(self) -> None:
         self._turn.release()
@@ -497,7 +499,7 @@ class Writer:
         """Do it, again and again while the database fails. Raises what is no failure of the database."""
         while True:
             try:
-                return what()
+                return _patiently(what)
             except BaseException as error:
                 self.errors += 1
                 if not _is_outage(error):
@@ -561,7 +563,7 @@ class Writer:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect().execution_options(**database.WRITING)
-                database.wait_for_lock(self._connection, LOCKED_SECONDS)
+                database.wait_for_lock(self._connection, _LOCKED_AT_ONCE)
                 self._file.opened()
             with self._connection.begin():
                 database.limit(self._connection, TRANSACTION_SECONDS)
@@ -721,14 +723,8 @@ class Writer:
     def _upkeep(self) -> None:
         """Renew the lease, and end the streams of writers that are dead: at the start, and every RENEW_SECONDS."""
         try:
-            with self._turn:
-                if self._file.changed:
-                    self._go_on_elsewhere()
-                if self._lease.taken:
-                    with self._transaction() as connection:
-                        taken = self._lease.renew(connection)
-                    self._took_lease(taken)
-                lost = mark_lost(self._engine)
+            _patiently(self._renew)
+            lost = _patiently(self._mark_lost)
         except Exception as error:  # noqa: BLE001 - it is tried again
             self._upkeep_at = time.monotonic() + _OWED_SECONDS
             self.errors += 1
@@ -739,16 +735,31 @@ class Writer:
         if lost:
             logger.warning("%d streams of a recorder that died are marked as lost", lost)
 
+    def _renew(self) -> None:
+        with self._turn:
+            if self._file.changed:
+                self._go_on_elsewhere()
+            if self._lease.taken:
+                with self._transaction() as connection:
+                    taken = self._lease.renew(connection)
+                self._took_lease(taken)
+
+    def _mark_lost(self) -> int:
+        with self._turn:
+            return mark_lost(self._engine, _LOCKED_AT_ONCE)
+
+    def _give_back(self) -> None:
+        with self._turn, self._transaction() as connection:
+            self._lease.give_back(connection)
+
     def _leave(self) -> None:
         """All is stored that can be: give the lease back."""
         self._ended = True
         if self._due:
-            self.unfinished = True
             logger.error("%d streams lack their last events: they could not be stored", len(self._due))
         if self._lease.taken:
             try:
-                with self._turn, self._transaction() as connection:
-                    self._lease.give_back(connection)
+                _patiently(self._give_back)
             except Exception as error:  # noqa: BLE001 - once this process is gone, the next writer does it
                 logger.warning("the lease could not be given back: %s", one_line(error))
 
@@ -757,6 +768,18 @@ def _is_long(recording: Recording, entry: Entry) -> bool:
     """Whether an entry may be more than one step."""
     long = isinstance(entry.said, bytes) and (len(entry.said) > STEP or recording.decoding.encoded)
     return long and not recording.given_up
+
+
+def _patiently(what: Callable[[], Result]) -> Result:
+    """Do it, and again for LOCKED_SECONDS while another process holds the SQLite file."""
+    give_up_at = time.monotonic() + LOCKED_SECONDS
+    while True:
+        try:
+            return what()
+        except sa.exc.OperationalError as error:
+            if not database.is_locked(error) or time.monotonic() > give_up_at:
+                raise
+        time.sleep(0.001)  # another thread's turn
 
 
 def _rows(recording: Recording, frames: list[Frame]) -> list[Row]:

@@ -22,7 +22,6 @@ from recorder.log import writers
 from recorder.process import lives, machine, process_started
 
 _LOCK = 0x7265636F72646572  # PostgreSQL advisory lock
-_LOCK_NOT_AVAILABLE = "55P03"
 
 _PROJECTOR = "00000000-0000-7000-8000-000000000000"
 """The writer's id under which a process says that it projects: it has no streams."""
@@ -37,24 +36,29 @@ PATIENCE_SECONDS = 1.0
 @contextmanager
 def only_projector(engine: sa.Engine, patience: float | None = None) -> Iterator[None]:
     """Holds the projector's turn. patience: seconds to wait for another's; None: as long as it takes. Raises Busy."""
-    if engine.dialect.name == "postgresql":
-        with engine.connect() as connection, connection.begin():
-            settings = {"idle_in_transaction_session_timeout": "0", "lock_timeout": f"{(patience or 0) * 1000:.0f}"}
-            connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
-            try:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            except sa.exc.OperationalError as error:
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
-                    raise
-                raise Busy("another process is projecting, or was stopped while it did") from None
-            yield
-        return
-    give_up_at = time.monotonic() + (patience or 0)
-    while patience is not None and _another(engine):
-        if time.monotonic() > give_up_at:
+    taken = _locked if engine.dialect.name == "postgresql" else _free
+    give_up_at = None if patience is None else time.monotonic() + patience
+    while True:
+        with taken(engine, give_up_at) as ours:
+            if ours:
+                yield
+                return
+        if give_up_at is not None and time.monotonic() > give_up_at:
             raise Busy("another process is projecting, or was stopped while it did")
         time.sleep(_POLL_SECONDS)
-    yield
+
+
+@contextmanager
+def _locked(engine: sa.Engine, give_up_at: float | None) -> Iterator[bool]:
+    """Whether the lock is ours. Who waits for it holds no connection: over a pooler the others could need that to go on."""
+    with engine.connect() as connection, connection.begin():
+        connection.execute(sa.select(sa.func.set_config("idle_in_transaction_session_timeout", "0", True)))
+        yield bool(connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_LOCK))).scalar())
+
+
+@contextmanager
+def _free(engine: sa.Engine, give_up_at: float | None) -> Iterator[bool]:
+    yield give_up_at is None or not _another(engine)
 
 
 @contextmanager
