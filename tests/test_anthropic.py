@@ -124,3 +124,50 @@ def test_a_block_that_did_not_begin_is_kept_and_said() -> None:
 def test_what_is_no_object_is_an_anomaly() -> None:
     found = view(begun(), ("content_block_delta", "{"))
     assert [kind for _, _, kind, _ in found.anomalies] == ["unparsable"]
+
+
+def test_a_compaction_is_a_step_with_its_summary() -> None:
+    found = view(
+        begun(input_tokens=1),
+        event("content_block_start", index=0, content_block={"type": "compaction", "content": None}),
+        event("content_block_delta", index=0, delta={"type": "compaction_delta", "content": "A trip "}),
+        event("content_block_delta", index=0, delta={"type": "compaction_delta", "content": "to Oslo."}),
+        event("content_block_stop", index=0),
+    )
+    assert found.source_object is not None
+    summary = {"type": "compaction", "content": "A trip to Oslo."}
+    assert found.source_object["content"] == [summary]
+    assert [step.object["step_details"] for step in found.steps] == [{"type": "activities", "activities": [summary]}]
+
+
+def test_a_tool_of_an_mcp_server_is_of_type_mcp_and_keeps_its_servers_name() -> None:
+    block = {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "lookup", "server_name": "crm", "input": {}}
+    result = {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": "Ann"}
+    found = view(
+        begun(),
+        event("content_block_start", index=0, content_block=block),
+        event("content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": '{"id":7}'}),
+        event("content_block_start", index=1, content_block=result),
+    )
+    (call,) = found.steps[0].object["step_details"]["tool_calls"]
+    assert {key: call[key] for key in ("type", "server_label", "name", "arguments", "output")} == {
+        "type": "mcp",
+        "server_label": "crm",
+        "name": "lookup",
+        "arguments": '{"id":7}',
+        "output": "Ann",
+    }
+
+
+def test_blocks_without_an_index_come_one_after_the_other() -> None:
+    events = [json.loads(data) for _, data in (*text("Hi"), *text(" there"))]
+    bare = [event(each.pop("type"), **{key: value for key, value in each.items() if key != "index"}) for each in events]
+    found = view(begun(), *bare)
+    assert [part["text"]["value"] for part in found.messages[0].object["content"]] == ["Hi", " there"]
+    assert found.anomalies == []
+
+
+def test_halves_of_a_character_in_two_deltas_are_one() -> None:
+    halves = [event("content_block_delta", index=0, delta={"type": "text_delta", "text": half}) for half in ("\ud83d", "\ude00")]
+    found = view(begun(), text("")[0], *halves)
+    assert found.messages[0].object["content"][0]["text"]["value"] == "\U0001f600"

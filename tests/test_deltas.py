@@ -287,3 +287,18 @@ def test_a_streamed_string_is_joined_once_and_not_with_each_fragment() -> None:
     assert type(accumulation["text"]["value"]) is deltas.Text
     assert len(accumulation["text"]["value"]) == 1000
     assert deltas.plain(accumulation) == {"text": {"value": "piece " * 1000}}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["a\ud83d", "\ude00b"], "a\U0001f600b"),
+        (["\ud83d", "", "\ude00"], "\U0001f600"),
+        (["\ud83d", " \ude00"], "\ud83d \ude00"),
+        (["\ude00", "\ud83d"], "\ude00\ud83d"),
+    ],
+)
+def test_halves_of_a_character_are_joined_where_they_meet(pieces: list[str], text: str) -> None:
+    assert deltas.Fragments([[None, pieces]]).text() == text
+    assert deltas.joined([[[0, pieces]], [[0, pieces[:1]]]]) == text
+    assert deltas.plain(deltas.Text(pieces)) == text

@@ -911,7 +911,6 @@ def test_a_poll_in_the_middle_shows_the_items_so_far_and_never_takes_any_back() 
         {"id": "resp_1", "object": "response", "deleted": True},
         {"id": "resp_1", "object": "response.deleted", "deleted": True},
         {"object": "list", "data": [message_item("Hi")]},
-        {"object": "response.compaction", "id": "x", "output": []},
         {"object": "response.input_tokens", "input_tokens": 5},
         [],
         [response()],
@@ -1052,3 +1051,70 @@ def test_any_order_of_streams_of_nonsense_gives_the_same_view(one: list[Event], 
 
 def test_step_statuses_that_end_are_those_of_the_api_and_incomplete() -> None:
     assert {status for _, status in STATUSES} - {"in_progress"} <= {*STEP_TERMINAL, "incomplete"}
+
+
+# Items without an index
+
+
+def without_index(*items: Object) -> list[Event]:
+    """Items that are told apart by their ids alone, and whose deltas come in turn."""
+    added = typed(*({"type": "response.output_item.added", "item": item} for item in items))
+    deltas = [
+        {"type": "response.function_call_arguments.delta", "item_id": item["id"], "delta": piece}
+        for piece in ('{"n":', "1}")
+        for item in items
+    ]
+    return [*typed(whole("created", response())), *added, *typed(*deltas)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_items_without_an_index_are_told_apart_by_their_ids(named: bool) -> None:
+    calls = [{"type": "function_call", "id": f"fc_{n}", "call_id": f"call_{n}", "name": "f", "arguments": ""} for n in range(3)]
+    events = without_index(*calls)
+    if not named:  # the event's name alone says its type
+        events = [(name, {key: value for key, value in payload.items() if key != "type"}) for name, payload in events]
+    view = viewed(events)
+    found = [call for step in view.steps for call in step.object["step_details"]["tool_calls"]]
+    assert [(call["id"], call["function"]["arguments"]) for call in found] == [(f"call_{n}", '{"n":1}') for n in range(3)]
+    assert kinds(view) == []
+
+
+def test_an_item_that_came_with_an_index_is_found_by_its_id_where_its_deltas_have_none() -> None:
+    calls = [{"type": "function_call", "id": f"fc_{n}", "call_id": f"call_{n}", "name": "f", "arguments": ""} for n in range(2)]
+    deltas = [{"type": "response.function_call_arguments.delta", "item_id": f"fc_{n}", "delta": f"{n}"} for n in (0, 1, 0)]
+    view = viewed([*begun(*calls), *typed(*deltas)])
+    found = [call["function"]["arguments"] for step in view.steps for call in step.object["step_details"]["tool_calls"]]
+    assert (found, kinds(view)) == (["00", "1"], [])
+
+
+def test_halves_of_a_character_in_two_deltas_are_one() -> None:
+    deltas = [{"type": "response.output_text.delta", "output_index": 0, "delta": half} for half in ("\ud83d", "\ude00")]
+    done = {"type": "response.output_text.done", "output_index": 0, "text": "\U0001f600"}
+    view = viewed([*begun(message_item()), *typed(*deltas, done)])
+    assert (texts(view), kinds(view)) == (["\U0001f600"], [])
+
+
+# Compaction
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "127.0.0.1"])
+def test_a_compaction_is_a_run_with_its_usage_and_no_response_called_so(host: str) -> None:
+    asked = Request(
+        method="POST", host=host, path="/v1/responses/compact", body={"model": "gpt-5", "input": "x"}, stream_id="0198"
+    )
+    summary = {"type": "compaction", "id": "cmp_1", "encrypted_content": "g"}
+    kept = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
+    usage = {"input_tokens": 19, "output_tokens": 2, "total_tokens": 21}
+    found = {"id": "resp_c", "object": "response.compaction", "created_at": BORN, "output": [kept, summary], "usage": usage}
+    fold = body(found, asked)
+    assert (fold.root, [key for key in fold.states() if key != STREAM]) == ("resp_c", ["resp_c"])
+    view = merge("resp_c", [contribution(fold, "resp_c")])
+    assert (view.object["status"], view.object["model"], view.object["usage"]["total_tokens"]) == ("completed", "gpt-5", 21)
+    assert [step.object["type"] for step in view.steps] == ["activities"]
+    assert view.messages == []
+
+
+@pytest.mark.parametrize("word", ["input_tokens", "count_tokens"])
+def test_a_count_of_tokens_is_no_run(word: str) -> None:
+    fold = body({"object": "response.input_tokens", "input_tokens": 11}, Request(method="POST", path=f"/v1/responses/{word}"))
+    assert (fold.root, [key for key in fold.states() if key != STREAM]) == (None, [])

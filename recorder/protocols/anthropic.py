@@ -23,15 +23,19 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "anthropic"
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 
 STREAMED = {
     "text_delta": ("text", "text"),
     "input_json_delta": ("partial_json", "input_json"),
     "thinking_delta": ("thinking", "thinking"),
     "signature_delta": ("signature", "signature"),
+    "compaction_delta": ("content", "content"),
 }
 """type of a delta → (its field, the text of the block that it goes on with)."""
+
+_BEGINNINGS = {"text": ("text",), "thinking": ("thinking", "signature"), "compaction": ("content",)}
+"""type of a block → the texts that it may begin with."""
 
 _MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
 _SAME = ("temperature", "top_p", "tools", "tool_choice", "metadata")
@@ -163,11 +167,13 @@ def present(run: MergedRun) -> Shown:
 
 
 def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Object) -> None:
-    index = event.get("index")
-    if type(index) is not int or index < 0:
-        part.anomaly(position, "index_gap", f"{kind} without an index")
-        return
     blocks = part.family("blocks")
+    index = event.get("index")
+    if index is None:  # blocks come one after the other
+        index = len(blocks) if kind == "content_block_start" or not blocks else int(next(reversed(blocks)))
+    if type(index) is not int or index < 0:
+        part.anomaly(position, "index_gap", f"{kind} with the index {index!r:.20}")
+        return
     entity = blocks.get(str(index))
     if entity is None:
         if kind != "content_block_start":
@@ -178,7 +184,7 @@ def _on_block(part: Part, position: int, offset_us: int, kind: str, event: Objec
     part.touch(str(index))
     if kind == "content_block_start":
         entity.object = dict(as_object(event.get("content_block")))
-        for field in ("text", "thinking", "signature"):  # what a block begins with comes before its deltas
+        for field in _BEGINNINGS.get(str(entity.object.get("type")), ()):  # what a block begins with comes before its deltas
             if isinstance(first := entity.object.pop(field, None), str):
                 entity.texts.setdefault(field, Fragments()).add(first)
         _note(part, entity.object)
@@ -309,6 +315,8 @@ def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> 
             if not said:
                 said = True
                 found.append(([index], "message_creation", {"message_id": f"{run.id}:message"}))
+        elif kind == "compaction":
+            found.append(([index], "activities", [block]))
         elif kind.endswith("tool_use"):
             call = _call(block, run.answered, results)
             if found and found[-1][1] == "tool_calls":
@@ -339,6 +347,9 @@ def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Obje
         }
     result = results.get(id)
     output = None if result is None else as_output(result.get("content"))
+    if block.get("type") == "mcp_tool_use":
+        given = {"name": name, "arguments": as_output(block.get("input")), "output": output}
+        return {"id": id, "type": "mcp", "server_label": block.get("server_name"), **given}
     kind = name if isinstance(name, str) and name not in ("id", "type") else "server_tool"
     return {"id": id, "type": kind, kind: {"name": name, "arguments": as_output(block.get("input")), "output": output}}
 

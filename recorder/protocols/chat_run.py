@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from recorder import jsontext
 from recorder.protocols import endings, objects
+from recorder.protocols.deltas import whole
 from recorder.protocols.endings import Ending
 from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.usage import read, shown
@@ -307,7 +308,7 @@ def _content(message: Object) -> list[Object]:
     content, refusal = message.get("content"), message.get("refusal")
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
-        content = "".join(text for text in texts if isinstance(text, str))
+        content = whole("".join(text for text in texts if isinstance(text, str)))
     said = content if isinstance(content, str) and content else as_text(as_object(message.get("audio")).get("transcript"))
     annotations = message.get("annotations")
     found: list[Object] = []
@@ -331,4 +332,4 @@ def _reasoning(message: Object) -> str:
     for part in content if isinstance(content, list) else ():
         if isinstance(part, dict) and part.get("type") == "thinking" and isinstance(part.get("thinking"), list):
             said += [as_text(inner.get("text")) or "" for inner in part["thinking"] if isinstance(inner, dict)]
-    return "".join(said)
+    return whole("".join(said))

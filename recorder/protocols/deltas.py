@@ -44,7 +44,7 @@ class Fragments(list[Any]):
     def text(self) -> str:
         """The string, by sequence numbers where all fragments have one, else as they came."""
         runs = self if any(first is None for first, _ in self) else sorted(self, key=lambda run: run[0])
-        return "".join(fragment for _, held in runs for fragment in held)
+        return whole("".join(fragment for _, held in runs for fragment in held))
 
 
 def joined(parts: Iterable[list[Any]]) -> str:
@@ -59,7 +59,16 @@ def joined(parts: Iterable[list[Any]]) -> str:
     for part in given:
         for first, held in part:
             numbered.update(enumerate(held, first))
-    return "".join(numbered[number] for number in sorted(numbered))
+    return whole("".join(numbered[number] for number in sorted(numbered)))
+
+
+def whole(text: str) -> str:
+    """A text whose surrogates are joined where two of them are the halves of one character: fragments may end between them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return text
 
 
 class Text(list[str]):
@@ -140,7 +149,7 @@ def _indexed(have: Any) -> Indexed:
 def plain(value: Any) -> Any:
     """An accumulation as JSON, entries of its indexed lists sorted and with their index."""
     if type(value) is Text:
-        return "".join(value)
+        return whole("".join(value))
     if type(value) is Indexed:
         return [plain(value[index]) for index in sorted(value)]
     if type(value) is dict:

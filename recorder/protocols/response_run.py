@@ -61,7 +61,8 @@ class Item(NamedTuple):
 def present(run: MergedRun) -> Shown:
     """The Run object, its steps and messages, of what is known of a response."""
     said = run.said
-    items = list(_items(run))
+    compaction = run.object.get("object") == "response.compaction"  # what it repeats of the input nobody said anew
+    items = [item for item in _items(run) if not compaction or item.object.get("type") != "message"]
     outputs = _outputs(items, run.answered)
     completed = run.object.get("status") == "completed"
     pending = [item.object for item in items if completed and _is_pending(item.object, outputs)]

@@ -18,6 +18,7 @@ Obfuscation, keep-alives and the pictures of partial images are not folded; they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
@@ -32,7 +33,7 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "responses"
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
@@ -45,7 +46,16 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 ANSWERS_LIMIT = 128
 """Outputs at the end of an input that are looked at: more calls than one response makes at once."""
 
+COMPACTION = "response.compaction"
+"""The object that /responses/compact answers with: no response, but billed like one."""
+
+NO_IDS = frozenset({"compact", "input_tokens", "count_tokens"})
+"""What stands in the place of an id in the paths of calls about no response."""
+
 _BODY_KEYS = frozenset({"model", "input", "previous_response_id", "conversation", "prompt", "instructions", "tools"})
+
+UNINDEXED = "unindexed"
+"""The family of what says where an item is that events without an output_index name: {id of an item: its index}."""
 
 Event = dict[str, Any]
 
@@ -93,6 +103,8 @@ def matches(request: Request) -> bool:
     if not after:
         known = not isinstance(request.body, dict) or not _BODY_KEYS.isdisjoint(request.body)
         return request.method in ("POST", "") and known
+    if after[0] in NO_IDS:
+        return False  # of a compaction its answer tells
     of_openai = request.host.partition(":")[0].endswith(("openai.com", "azure.com"))
     return after[1:] in ([], ["cancel"]) and is_id(after[0]) and (after[0].startswith("resp") or of_openai)
 
@@ -107,7 +119,7 @@ def matches_event(type: str, data: str) -> bool:
 
 def matches_body(found: Any) -> bool:
     """Whether a body can only be this protocol's: a response."""
-    return isinstance(found, dict) and found.get("object") == "response" and "deleted" not in found
+    return isinstance(found, dict) and found.get("object") in ("response", COMPACTION) and "deleted" not in found
 
 
 def begin(partial: Partial, request: Request) -> None:
@@ -115,11 +127,13 @@ def begin(partial: Partial, request: Request) -> None:
     segments = [segment for segment in request.path.split("/") if segment]
     if "responses" in segments[:-1]:
         id = segments[segments.index("responses") + 1]
-        partial.run_key = id if is_id(id) else None
+        partial.run_key = id if is_id(id) and id not in NO_IDS else None
         partial.root = partial.run_key
     after = parse_qs(request.query).get("starting_after", [""])[0]
     partial.after = int(after) if after.isdecimal() and len(after) < 16 else None
     asked = request.body if isinstance(request.body, dict) else {}
+    if segments[-1:] == ["compact"]:
+        partial.asked = {"model": asked.get("model")}  # which its answer does not repeat
     _on_links(partial, asked, None)
     answering = answers(request)
     partial.answers = list(answering)[-ANSWERS_LIMIT:]
@@ -144,7 +158,7 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
                 position, "unparsable", f"{type or 'message'}: {data[:200]}"
             )
         return
-    name = _name(type, event)
+    name = event["type"] = _name(type, event)
     given = event.get("sequence_number")
     number = given if isinstance(given, int) and not isinstance(given, bool) and given >= 0 else None
     streamed = _DELTAS.get(name)
@@ -166,7 +180,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
 def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     """Fold a response that came whole: it is a snapshot of itself."""
     if matches_body(found):
-        _on_response(partial, position, offset_us, "", None, found)
+        done = {"status": "completed", **(partial.asked or {})} if found["object"] == COMPACTION else {}
+        _on_response(partial, position, offset_us, "", None, {**done, **found})
 
 
 class Spot(NamedTuple):
@@ -333,10 +348,38 @@ def _index(part: Part, event: Event) -> str:
     index = event.get("output_index")
     if type(index) is int:
         return str(index)
-    items = part.family("items")
-    item_id = event.get("item_id")
-    named = (id for id, item in items.items() if item_id is not None and item.object.get("id") == item_id)
-    return next(named, next(reversed(items), "0"))
+    items, known = part.family("items"), part.family(UNINDEXED)
+    given = event.get("item")
+    named: str | None = event.get("item_id") if given is None else _own_id(given)
+    named = named if is_id(named) else None
+    if named in known:
+        return str(known[named].object["index"])
+    latest = next(reversed(items), None)
+    near = islice(reversed(items), ANSWERS_LIMIT if named else 0)
+    told = next((id for id in near if _own_id(items[id].object) == named), None)  # it was added with an index
+    if told is not None:
+        latest = told
+    elif event.get("type") == "response.output_item.added" or latest is None or not _fits(items[latest], event):
+        latest = str(len(items))
+        while latest in items:
+            latest = str(int(latest) + 1)
+    if named is not None:
+        known[named] = Entity(part.last)
+        known[named].object = {"index": latest}
+    return latest
+
+
+def _own_id(item: Any) -> Any:
+    """What tells an item from others: its id, else that of its call."""
+    found = item if isinstance(item, dict) else {}
+    return found.get("id") if is_id(found.get("id")) else found.get("call_id")
+
+
+def _fits(item: Entity, event: Event) -> bool:
+    """Whether an event without an index may be about this item, as far as its type says."""
+    given, streamed = event.get("item"), _BY_NAME.get(str(event.get("type")))
+    wanted = given.get("type") if isinstance(given, dict) else streamed.item_type if streamed else None
+    return wanted is None or item.object.get("type") in (None, wanted)
 
 
 def _item(part: Part, spot: Spot, event: Event, item_type: str) -> tuple[str, Entity]:
@@ -658,6 +701,8 @@ _ENDS = {
 """Event names that end a response, and the status they stand for. The last four are gateways'."""
 
 _DELTAS = {f"{name}.delta": streamed for name, streamed in STREAMED.items()}
+
+_BY_NAME = _DELTAS | {f"{name}.done": streamed for name, streamed in STREAMED.items()}
 
 Handler = Callable[[Part, Spot, str, Event], None]
 
