@@ -55,7 +55,7 @@ def timestamp(connection: sa.Connection, value: datetime | None) -> Any:
     """A UTC time as the driver takes it, for statements that bypass the column type; the text is the one UTCTime writes."""
     if value is None or connection.dialect.name != "sqlite":
         return value
-    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def between(column: sa.ColumnElement[Any], since: datetime | None, until: datetime | None) -> sa.ColumnElement[bool]:

@@ -40,7 +40,7 @@ def loads(text: str | bytes) -> Any:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         try:
-            return _lenient.decode(text)
+            return _lenient.decode(text.removeprefix("\ufeff"))
         except RecursionError:
             raise ValueError("nested too deep to be read") from None
 

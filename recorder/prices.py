@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from recorder import files
 from recorder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ def _without_file() -> Prices:
 def _read(path: Path, changed_ns: int, size: int) -> Prices:
     """What a file says, read again when it has changed; it keeps what was looked up."""
     try:
-        read = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        read = tomllib.loads(files.text(path), parse_float=Decimal)
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise UsageError(f"the prices {path} are no TOML: {error}") from None
     try:

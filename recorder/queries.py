@@ -26,6 +26,7 @@ from recorder.projections.sessions import session_streams, sessions
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.view import Contribution, RunView
+from recorder.schema import text
 from recorder.vocabulary import STEP_TERMINAL
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -47,6 +48,7 @@ def resolve(connection: sa.Connection, id: str) -> Named:
     A run is also named by the id of its source object, where no other is: a chat completion by its own.
     Raises UnknownID or AmbiguousID.
     """
+    id = text(id) or ""
     if id == "last":
         latest = connection.execute(
             sa.select(streams.c.stream_id).order_by(streams.c.recorded_at.desc(), streams.c.stream_id.desc()).limit(1)
@@ -68,8 +70,8 @@ def resolve(connection: sa.Connection, id: str) -> Named:
     if (run_id := _named_by_its_source(connection, id, runs.c.source_id == id)) is not None:
         return Named("run", run_id)
     for kind, column in columns.items():
-        text = sa.cast(column, sa.Text)
-        prefixed = sa.select(text).where(sa.func.substr(text, 1, len(id)) == id).distinct().order_by(text).limit(4)
+        named = sa.cast(column, sa.Text)
+        prefixed = sa.select(named).where(sa.func.substr(named, 1, len(id)) == id).distinct().order_by(named).limit(4)
         found = list(connection.execute(prefixed).scalars()) if id else []
         if len(found) > 1:
             raise AmbiguousID(
@@ -286,7 +288,9 @@ def list_sessions(
         return [{**row} for row in connection.execute(sa.text(statement), {**given}).mappings()]
 
     at = database.timestamp(connection, since)
-    return session_list.list_sessions(ask, failed=failed, since=at, model=model, status=status, label=indexed(label), limit=limit)
+    return session_list.list_sessions(
+        ask, failed=failed, since=at, model=text(model), status=text(status), label=indexed(label), limit=limit
+    )
 
 
 def sessions_of(connection: sa.Connection, stream_ids: list[str]) -> list[dict[str, Any]]:
@@ -344,11 +348,11 @@ def json_value(value: Any) -> Any:
 
 def _stream_json(stream: Stream) -> dict[str, Any]:
     body = stream.request_body
-    text = None if body is None else bytes(body).decode("utf-8", "replace")
+    shown = None if body is None else bytes(body).decode("utf-8", "replace")
     return {
         **stream._asdict(),
         "request_headers": [list(pair) for pair in stream.request_headers],
-        "request_body": text,
+        "request_body": shown,
         "started_at": json_value(stream.started_at),
         "recorded_at": json_value(stream.recorded_at),
     }

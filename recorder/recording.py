@@ -26,14 +26,14 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from recorder import jsontext, log, sse
+from recorder import files, jsontext, log, sse
 from recorder.errors import ImportFailed
 from recorder.log import Event, Stream
 from recorder.sse import Frame
@@ -98,6 +98,8 @@ _json_of = msgspec.json.Decoder().decode
 
 _NOTHING = _More()
 
+_LONGEST_OUTCOME = 100  # characters; there are a dozen, and later versions may have more
+
 
 def write_recording(recorded: Iterable[tuple[Stream, Iterable[Event]]]) -> Iterator[str]:
     """The lines of a recording of these streams, each with its LF."""
@@ -116,7 +118,7 @@ def write_recording(recorded: Iterable[tuple[Stream, Iterable[Event]]]) -> Itera
 def read_recording(path: Path) -> Recorded:
     """The streams of a recording file and their frames. Raises ImportFailed, naming the line, where it is none or not whole."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = files.content(path).removeprefix(files.BOM).split(b"\n")
     except OSError as error:
         raise ImportFailed(f"{path}: {error.strerror}") from None
     whole = lines[-1].strip() == b""
@@ -129,6 +131,8 @@ def read_recording(path: Path) -> Recorded:
         raise ImportFailed(f"{path}: {error}: {_AGAIN}, or fetch the whole file") from None
     except _Wrong as error:
         raise ImportFailed(f"{path}: {error}") from None
+    except RecursionError:
+        raise ImportFailed(f"{path}: line {reading.number} is nested too deep to be read") from None
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # ValueError: of JSON, base64, UTF-8
         said = " ".join(str(error).split())
         raise ImportFailed(f"{path}: line {reading.number} is not of a recording ({said}); correct it, or {_AGAIN}") from None
@@ -251,9 +255,16 @@ def _stream(request: _Request, source: str, before: Recorded) -> Stream:
         body,
         request.session_label,
         source if request.source is None else request.source,
-        request.started_at,
-        request.recorded_at,
+        _utc(request.started_at),
+        _utc(request.recorded_at),
     )
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{at.isoformat()} lies beyond the calendar in UTC") from None
 
 
 # Events
@@ -296,6 +307,10 @@ def _frame(line: _Line) -> Frame:
         type, data = sse.decode_raw(type, raw)
     else:
         data = _text(line.data, more.indent)
+    if type == "$end":
+        outcome = jsontext.object_of(data).get("outcome")
+        if not isinstance(outcome, str) or "\0" in outcome or len(outcome) > _LONGEST_OUTCOME:
+            raise ValueError(f"its outcome is {str(outcome)[:20]!r}, and none that a stream has")
     if more.around is not None:
         raw = (more.around[0] + data + more.around[1]).encode()
     elif raw is None and "\0" in type + data:  # no database's text holds that
@@ -378,8 +393,8 @@ def _stream_1(entry: dict[str, Any]) -> Stream:
             **entry,
             "request_headers": tuple((name, value) for name, value in entry["request_headers"]),
             "request_body": None if body is None else base64.b64decode(body, validate=True),
-            "started_at": datetime.fromisoformat(entry["started_at"]),
-            "recorded_at": datetime.fromisoformat(entry["recorded_at"]),
+            "started_at": _utc(datetime.fromisoformat(entry["started_at"])),
+            "recorded_at": _utc(datetime.fromisoformat(entry["recorded_at"])),
         }
     )
 

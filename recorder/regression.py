@@ -63,6 +63,9 @@ def write_test(
         path.write_text(_TEST.format(**said, recording=_quoted(f"{FOLDER}/{path.stem}/{recording.name}")), encoding="utf-8")
     except OSError as error:
         raise RecorderError(f"{error.filename}: {error.strerror}; name another file with --as-test") from None
+    except (httpx.InvalidURL, httpx.HTTPError, ValueError) as error:  # what no client sends, but somebody recorded
+        recording.unlink()
+        raise RecorderError(f"{id} has a request that cannot be asked again: {' '.join(str(error).split())}") from None
     return recording
 
 

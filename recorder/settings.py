@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import regex
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
-from recorder import jsonpath
+from recorder import files, jsonpath
 from recorder.errors import UsageError
 
 VARIABLE = "RECORDER_SETTINGS"
@@ -116,7 +116,7 @@ def load(given: Settings | str | os.PathLike[str] | None = None) -> Settings:
         return Settings()
     path = Path(name)
     try:
-        read = tomllib.loads(path.read_text(encoding="utf-8"))
+        read = tomllib.loads(files.text(path))
     except OSError as error:
         raise UsageError(f"the settings {path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError

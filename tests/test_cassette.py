@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 import vcr  # type: ignore[import-untyped]
+import yaml
 
 from recorder import database, log
 from recorder.collect.cassette import is_cassette, read_cassette
@@ -30,6 +32,7 @@ from recorder.redaction.rules import Rules
 from recorder.replay.transport import ReplayTransport
 from recorder.settings import Settings
 from tests import writing
+from tests.commands import recorder
 from tests.upstream import Asked, Upstream, Wire
 
 STREAM = writing.encoded(writing.said("Grüße 😀"))
@@ -228,7 +231,7 @@ def test_what_came_compressed_and_the_same_by_base64(tmp_path: Path) -> None:
         ("interactions: []\nversion: 2\n", "version 2"),
         (
             "interactions:\n- request: {method: GET, uri: 'http://h/'}\n",
-            "interaction 1 is none of VCR.py ('response' is missing)",
+            "interaction 1 (GET http://h/) is none of VCR.py ('response' is missing)",
         ),
         (OLD % "{status: {code: 'x'}, body: {string: ''}}", "interaction 1"),
         (OLD % "{status: {code: 200}, body: {string: 5}}", "a body of int"),
@@ -245,6 +248,148 @@ def test_what_is_no_cassette_is_refused_in_one_line(tmp_path: Path, text: str, w
     assert message.startswith(f"{path}: ")
     assert wrong in message
     assert "\n" not in message
+
+
+SEVERAL = """
+version: 1
+interactions:
+- request: {method: GET, uri: 'https://user:secret@h/a?key=1', headers: {}, body: null}
+  response: {status: {code: 200}, headers: {Content-Type: [application/json]}, body: {string: '{"a": 1}'}}
+- %s
+- request: {method: GET, uri: 'https://h/c', headers: {}, body: null}
+  response: {status: {code: 200}, headers: {}, body: {string: c}}
+"""
+
+NONE_OF_VCR = {
+    "no object": "5",
+    "no response": "{request: {method: GET, uri: 'https://user:secret@h/b?key=1'}}",
+    "response is null": "{request: {method: GET, uri: 'https://user:secret@h/b?key=1'}, response: null}",
+    "no status": "{request: {method: GET, uri: 'https://h/b'}, response: {body: {string: b}}}",
+    "a status that is a flag": "{request: {method: GET, uri: 'https://h/b'}, response: {status: {code: true}, body: null}}",
+    "a body of an unknown form": "{request: {method: GET, uri: 'https://h/b'}, response: {status: {code: 200}, body: {file: b}}}",
+    "a body that is a number": "{request: {method: GET, uri: 'https://h/b', body: 7}, response: {status: {code: 200}}}",
+    "an address that is none": "{request: {method: GET, uri: 'https://[h/b'}, response: {status: {code: 200}}}",
+    "broken base64": "{request: {method: GET, uri: 'https://h/b'}, response: {status: {code: 200}, body: {base64_string: '%'}}}",
+}
+
+
+@pytest.mark.parametrize("name", NONE_OF_VCR)
+def test_an_exchange_that_cannot_be_taken_is_named_and_the_others_are_in(engine: sa.Engine, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(SEVERAL.replace("%s", NONE_OF_VCR[name]))
+    said: list[str] = []
+    rows = import_paths(engine, [str(path)], skipped=said.append)
+    assert len(rows) == 2
+    (line,) = said
+    assert line.startswith(f"left out: {path}: interaction 2")
+    assert "secret" not in line
+    assert "key" not in line
+    assert "\n" not in line
+
+
+def test_the_command_names_it_on_stderr(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(SEVERAL.replace("%s", NONE_OF_VCR["no response"]))
+    done = recorder("import", str(path), db=tmp_path / "log.db")
+    assert done.returncode == 0
+    assert b"left out: " in done.stderr
+    assert b"interaction 2 (GET https://h/b)" in done.stderr
+
+
+PARSED = """
+version: 1
+interactions:
+- request:
+    headers: {content-type: [application/json]}
+    method: POST
+    parsed_body: {model: gpt-4o, messages: [{role: user, content: hi}]}
+    uri: https://api.openai.com/v1/chat/completions
+  response:
+    headers: {content-type: [application/json], content-encoding: [gzip]}
+    parsed_body:
+      id: chatcmpl-1
+      object: chat.completion
+      created: 1790000000
+      model: gpt-4o
+      choices: [{index: 0, finish_reason: stop, message: {role: assistant, content: "2026-11-22"}}]
+      usage: {prompt_tokens: 8, completion_tokens: 4, total_tokens: 12}
+    status: {code: 200, message: OK}
+"""
+
+
+def test_bodies_that_a_serializer_has_parsed_are_taken(engine: sa.Engine, tmp_path: Path) -> None:
+    path = tmp_path / "parsed.yaml"
+    path.write_text(PARSED)
+    import_paths(engine, [str(path)])
+    runner.catch_up(engine)
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT model, total_tokens FROM runs")).one() == ("gpt-4o", 12)
+        (body,) = connection.execute(sa.text("SELECT request_body FROM streams")).scalars()
+        assert json.loads(bytes(body))["messages"] == [{"role": "user", "content": "hi"}]
+
+
+def test_a_cassette_in_json_is_one(engine: sa.Engine, tmp_path: Path) -> None:
+    loaded = yaml.safe_load(PARSED)
+    (tmp_path / "one.json").write_text(json.dumps(loaded, indent=2))
+    (tmp_path / "two.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(yaml.safe_load(SEVERAL % NONE_OF_VCR["no status"])).encode())
+    (tmp_path / "body.json").write_text('{"id": "run_1", "interactions": [1], "version": 1}')
+    said: list[str] = []
+    rows = import_paths(engine, [str(tmp_path)], skipped=said.append)
+    assert [Path(row.path).name for row in rows] == ["body.json", "one.json", "two.json", "two.json"]
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("which", ["request", "response"])
+def test_two_exchanges_that_differ_in_a_header_alone_are_two(engine: sa.Engine, tmp_path: Path, which: str) -> None:
+    name = "accept" if which == "request" else "x-request-id"
+    for number in (1, 2):
+        headers = {"request": "{}", "response": "{}"} | {which: f"{{{name}: [a/{number}]}}"}
+        (tmp_path / f"test_{number}.yaml").write_text(
+            f"interactions:\n- request: {{method: DELETE, uri: 'https://h/x', headers: {headers['request']}}}\n"
+            f"  response: {{status: {{code: 200}}, headers: {headers['response']}, body: {{string: '{{}}'}}}}\n"
+        )
+    first = import_paths(engine, [str(tmp_path)])
+    assert import_paths(engine, [str(tmp_path)]) == first
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM streams")).scalar() == 2
+
+
+HOSTILE = {
+    "aliases of aliases": "x0: &x0 [a,a,a,a,a,a,a,a,a,a]\n"
+    + "".join(f"x{at}: &x{at} [{','.join([f'*x{at - 1}'] * 10)}]\n" for at in range(1, 9))
+    + "interactions:\n- request: {method: GET, uri: 'http://x/', body: *x8}\n",
+    "an alias of itself": "interactions:\n- request: {method: GET, uri: 'http://x/', body: &a [*a]}\n",
+    "an object of itself": "interactions: &a\n- {request: *a}\n",
+    "merges of merges": "x0: &x0 {a: 1}\n"
+    + "".join(f"x{at}: &x{at}\n  <<: [{','.join([f'*x{at - 1}'] * 10)}]\n" for at in range(1, 10))
+    + "interactions: []\n",
+    "depth": f"interactions: {'[' * 20_000}{']' * 20_000}\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_stands_for_more_than_it_is_long_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(HOSTILE[name])
+    with pytest.raises(ImportFailed) as failure:
+        read_cassette(path)
+    assert "\n" not in str(failure.value)
+
+
+def test_an_alias_that_stands_for_little_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("x: &x [text/plain]\n" + OLD.replace("[h]", "*x").replace("%%", "%").replace("%s", RESPONSES["text"][0]))
+    assert bodies(read_cassette(path)) == [RESPONSES["text"][1]]
+
+
+@pytest.mark.parametrize(
+    "said", ["Fri, 31 Dec 9999 23:59:59 -0100", "Mon, 01 Jan 0001 00:00:00 +0100", "9" * 30, "2026-13-45", "1:" * 9999 + "1"]
+)
+def test_a_date_that_is_none_is_no_time(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(OLD % f"{{status: {{code: 200}}, headers: {{Date: [{said}]}}, body: {{string: x}}}}")
+    ((stream, _),) = read_cassette(path)
+    assert stream.started_at <= datetime.fromtimestamp(0, UTC)
 
 
 def test_of_a_folder_only_yaml_that_is_a_cassette_is_taken(engine: sa.Engine, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ ORDER = (
     "errors",
     "jsontext",
     "jsonpath",
+    "files",
     "settings",
     "testing",
     "sse",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
 
 import click
 
-from recorder.cli.output import printable
+from recorder.cli.output import echo, printable
 from recorder.errors import RecorderError, UsageError
 from recorder.schema import DEFAULT_URL
 
@@ -72,15 +73,28 @@ def cli(context: click.Context, db: str) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run a command line; its exit status: 0 done, 1 failed or found something, 2 wrong usage. Errors are one line on stderr."""
+    _prepare()
     try:
-        with cli.make_context("recorder", sys.argv[1:] if args is None else list(args)) as context:
+        return _run(sys.argv[1:] if args is None else list(args))
+    except BrokenPipeError:
+        _give_up()  # whoever read us has had enough
+        return 0
+    except OSError as error:
+        _give_up()
+        return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
+
+
+def _run(args: list[str]) -> int:
+    """Raises OSError, of the output as a rule."""
+    try:
+        with cli.make_context("recorder", args) as context:
             result = cli.invoke(context)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        echo(error.format_message())
         return 2
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
@@ -90,16 +104,29 @@ def main(args: list[str] | None = None) -> int:
         return _fail(str(error), 1)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us has had enough, also of what is still buffered
-        return 0
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 1)
     except MemoryError:
         return _fail("out of memory", 1)
 
 
+def _prepare() -> None:
+    """See to it that there is something to write to, and that no character is one too many for it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: else the next file to be opened would be taken for it. To write to stdout is an error still.
+            os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _give_up() -> None:
+    """Nothing can be printed any more, also of what is still buffered."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def _fail(message: str, status: int) -> int:
-    click.echo("error: " + printable(" ".join(message.split())), err=True)
+    echo("error: " + printable(" ".join(message.split())), err=True)
     return status

@@ -6,7 +6,7 @@ import click
 import sqlalchemy as sa
 
 from recorder import database
-from recorder.cli.output import emit, note
+from recorder.cli.output import echo, emit, note
 from recorder.errors import DatabaseError
 
 
@@ -46,5 +46,5 @@ def current(db: str, as_json: bool) -> int:
     if as_json:
         emit({"version": version, "newest": database.SCHEMA_VERSION})
     else:
-        click.echo(version + ("" if version == database.SCHEMA_VERSION else f" (this recorder has {database.SCHEMA_VERSION})"))
+        echo(version + ("" if version == database.SCHEMA_VERSION else f" (this recorder has {database.SCHEMA_VERSION})"))
     return 0 if version == database.SCHEMA_VERSION else 1

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from recorder.cli import cli
-from recorder.cli.output import emit, printable, table
+from recorder.cli.output import echo, emit, printable, table
 from recorder.cli.parameters import Finite
 from recorder.demo import proof, recording, stage
 from recorder.demo.recording import Growth, Recorded
@@ -108,7 +108,7 @@ class _Story:
             self.say(f"\nAll of it held. The demo took {self.facts['seconds']:.0f} s.")
 
     def say(self, text: str = "") -> None:
-        click.echo(text)
+        echo(text)
 
     def kept(self) -> str:
         """Commands to try on the database."""
@@ -273,9 +273,9 @@ class _Speaker:
     def __call__(self, chunk: bytes) -> None:
         for frame in self._decoder.feed(chunk, 0):
             if frame.type.endswith(".delta"):
-                click.echo(_said(json.loads(frame.data)["delta"]), nl=False)
+                echo(_said(json.loads(frame.data)["delta"]), end="")
             elif frame.type.endswith(".step.completed"):
-                click.echo()
+                echo()
 
 
 def _said(delta: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from recorder.cli import charts
 from recorder.cli.columns import Column
 from recorder.cli.opening import opened
 from recorder.cli.output import csv_option, draw, emitted, json_option, listing, note, status_style, width
-from recorder.cli.parameters import When
+from recorder.cli.parameters import MOST, When
 from recorder.protocols.failure import KINDS
 
 FIELDS = (
@@ -39,7 +39,7 @@ _LIMIT = 100
 @click.option("--until", type=When(), metavar="TIME", help="Only failures before.")
 @click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help=f"Only failures of a kind: {', '.join(KINDS)}.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help=f"The latest N; of a table {_LIMIT}, with --json and --csv all."
+    "--limit", type=click.IntRange(1, MOST), metavar="N", help=f"The latest N; of a table {_LIMIT}, with --json and --csv all."
 )
 @click.option("--chart", is_flag=True, help="Bars of how many, by kind unless --by says otherwise.")
 @json_option

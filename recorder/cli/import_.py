@@ -18,7 +18,7 @@ from recorder.settings import Settings
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option(
     "--pace",
-    type=Finite(min=0, min_open=True),
+    type=Finite(min=0.001),
     metavar="EVENTS_PER_SECOND",
     help="Give events of files without timing this pace; without it all have offset 0.",
 )
@@ -34,7 +34,7 @@ def command(db: str, paths: tuple[str, ...], pace: float | None, settings: Setti
     find(paths)  # a path that is wrong must not leave an empty database behind
     with opened(db, create=True) as engine, Progress("importing", "files") as progress:
         rows = import_paths(
-            engine, paths, pace, lambda path, done, total: progress.update(done, total, Path(path).name), Rules.of(settings)
+            engine, paths, pace, lambda path, done, total: progress.update(done, total, Path(path).name), Rules.of(settings), note
         )
     if as_json:
         emit([row._asdict() for row in rows])

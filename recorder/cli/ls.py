@@ -10,7 +10,7 @@ import click
 from recorder.cli import quick
 from recorder.cli.columns import Column
 from recorder.cli.output import csv_option, emitted, json_option, listing, status_style, tallied
-from recorder.cli.parameters import When
+from recorder.cli.parameters import MOST, When
 from recorder.schema import name
 from recorder.session_list import SESSION_FIELDS, Ask, list_sessions
 
@@ -33,7 +33,7 @@ COLUMNS = (
 @click.option("--model", help="Only sessions with a run of this model.")
 @click.option("--status", help="Only sessions with a run in this status; `unknown`: whose end nobody saw.")
 @click.option("--label", help="Only sessions with this label.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, MOST), default=50, show_default=True)
 @json_option
 @csv_option
 @click.pass_obj

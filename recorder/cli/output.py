@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import os
 import re
 import shutil
@@ -23,17 +25,45 @@ if TYPE_CHECKING:
 
 def emit(value: Any) -> None:
     """A JSON document on stdout, on one line."""
-    click.echo(jsontext.dumps(value))
+    echo(document(jsontext.dumps(value)))
+
+
+def document(text: str) -> str:
+    """JSON as stdout takes it: characters that its encoding lacks are escaped, on a terminal also what is not printable."""
+    if is_screen():
+        text = "".join(char if char.isprintable() else _escape(char) for char in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return _NOT_ASCII.sub(lambda found: _escape(found[0]), text)
+    return text
+
+
+_NOT_ASCII = re.compile(r"[^\0-\x7f]")
+
+
+def _escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else json.dumps(char)[1:-1]
+
+
+def echo(text: str = "", *, err: bool = False, end: str = "\n") -> None:
+    """A text on stdout, or on stderr, where it is nothing to fail for if nobody can read it. Raises OSError for stdout."""
+    if not err:
+        print(text, end=end, flush=True)
+        return
+    with contextlib.suppress(OSError):
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def note(message: str) -> None:
     """A diagnostic on stderr."""
-    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
+    echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def say(line: str) -> None:
     """A line on stdout that may hold recorded text."""
-    click.echo(printable(line))
+    echo(printable(line))
 
 
 def event_line(offset_us: int, type: str, data: str) -> str:
@@ -78,7 +108,7 @@ def _table(values: list[list[Any]], columns: Sequence[Column], empty: str) -> No
     if not on_screen:
         for row in [[column.title for column in columns], *held]:
             padded = (filled(text, needed[at], numeric[at]) for at, text in enumerate(row))
-            click.echo((" " * GAP).join(padded))
+            echo((" " * GAP).join(padded))
         return
     from rich import box
     from rich.table import Table

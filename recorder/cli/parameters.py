@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from recorder.prices import Prices
     from recorder.settings import Settings
 
+MOST = 1_000_000_000
+"""The largest count or position that a command takes: no database has a larger number than one of 64 bits."""
+
 _AGO = re.compile(r"(\d+)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -31,7 +34,10 @@ class When(click.ParamType[datetime]):
             return value
         ago = _AGO.fullmatch(value)
         if ago:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            try:
+                return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            except OverflowError:
+                self.fail(f"{value!r} ago lies before the calendar")
         try:
             parsed = datetime.fromisoformat(value)
         except ValueError:

@@ -56,7 +56,7 @@ def _asking(connection: sqlite3.Connection) -> Ask:
 
 def time(at: datetime | None) -> str | None:
     """A time as SQLite has it."""
-    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return None if at is None else at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def _is_current(connection: sqlite3.Connection) -> bool:

@@ -8,7 +8,7 @@ import click
 
 from recorder import database
 from recorder.cli.opening import freshen, opened
-from recorder.cli.output import Progress, counted, emit, json_option, note, printable
+from recorder.cli.output import Progress, counted, echo, emit, json_option, note, printable
 from recorder.cli.parameters import PricesFile, When
 from recorder.errors import UsageError
 from recorder.prices import VARIABLE, Prices, load
@@ -54,7 +54,7 @@ def command(db: str, since: datetime | None, until: datetime | None, prices: Pri
         )
         return
     was, now = (f"${nusd / 1e9:,.6f}" for nusd in (found.before, found.after))
-    click.echo(f"{counted(found.priced, 'run')} priced, {found.changed:,} changed: {now} in all, {was} before")
+    echo(f"{counted(found.priced, 'run')} priced, {found.changed:,} changed: {now} in all, {was} before")
     if found.without_usage:
         note(f"{counted(found.without_usage, 'run')} without known usage")
     for model, number in without.items():

@@ -15,7 +15,7 @@ from recorder import database, log, queries
 from recorder.cli import keys
 from recorder.cli.opening import opened
 from recorder.cli.output import note
-from recorder.cli.parameters import by_hand, faulty, pacing
+from recorder.cli.parameters import MOST, by_hand, faulty, pacing
 from recorder.errors import UsageError
 from recorder.replay import library
 from recorder.replay.faults import Fault, Faulted, plan
@@ -32,12 +32,12 @@ from recorder.sse import chunks
 @click.option(
     "--from",
     "first",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST),
     default=0,
     metavar="P",
     help="Begin with the event at this position, without the pause before it.",
 )
-@click.option("--to", "last", type=click.IntRange(min=0), metavar="P", help="End with the event at this position.")
+@click.option("--to", "last", type=click.IntRange(0, MOST), metavar="P", help="End with the event at this position.")
 @by_hand
 @faulty
 @click.option("--report", is_flag=True, help="Say on stderr how well the pace was kept.")

@@ -16,7 +16,7 @@ from httpx_sse import EventSource, SSEError
 
 from recorder import jsontext
 from recorder.cli.opening import check_writable, opened
-from recorder.cli.output import counted, emit, event_line, note, say
+from recorder.cli.output import counted, echo, emit, event_line, note, say
 from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
@@ -108,7 +108,7 @@ def _show(response: httpx.Response, began: float, as_json: bool) -> int:
         sys.stdout.buffer.write(last)
         sys.stdout.buffer.flush()
     if sys.stdout.isatty() and not last.endswith(b"\n"):
-        click.echo()
+        echo()
     return count
 
 

@@ -16,6 +16,7 @@ from recorder.cli.output import (
     cells,
     csv_option,
     draw,
+    echo,
     emitted,
     is_screen,
     json_option,
@@ -109,7 +110,7 @@ def _stream(shown: dict[str, Any], as_events: bool) -> None:
     names = ("stream_id", "session_id", "source", "started_at", "outcome", "protocol", "runs")
     facts = [("request", f"{shown['method']} {target}".strip()), *((name, shown[name]) for name in names)]
     _facts([*facts, ("anomalies", _counted(shown["anomalies"]))])
-    click.echo()
+    echo()
     if as_events:
         rows = [
             (event["position"], f"{event['offset_us'] / 1e6:.6f}", event["type"], event["data"][:500])
@@ -166,12 +167,12 @@ def _run(shown: dict[str, Any], spans: charts.Timeline) -> None:
     _facts([*facts, ("streams", ", ".join(streams)), ("anomalies", _counted(shown["anomalies"]))])
     steps, duration_us = spans
     if lines := charts.waterfall(steps, duration_us, width()):
-        click.echo()
+        echo()
         draw(lines)
     for object in shown["steps"]:
         step = RunStep.of(object)
         derived = f" (by its run: {object['derived_status']})" if "derived_status" in object else ""
-        click.echo()
+        echo()
         _block(
             "", f"step {step.id}  {step.type}  {step.status}{derived}", status_style(object.get("derived_status", step.status))
         )
@@ -182,7 +183,7 @@ def _run(shown: dict[str, Any], spans: charts.Timeline) -> None:
             _block("    run ", call.child_run_id)
     for object in shown["messages"]:
         message = Message.of(object)
-        click.echo()
+        echo()
         _block("", f"message {message.id}  {message.role}  {message.status}", status_style(message.status))
         _block("  ", message.text)
     _anomalies(shown["anomalies"])
@@ -196,7 +197,7 @@ def _block(lead: str, text: str | None, style: str = "") -> None:
 
 def _session(shown: dict[str, Any]) -> None:
     _facts([("session_id", shown["session_id"]), ("runs", shown["runs"]), ("anomalies", _counted(shown["anomalies"]))])
-    click.echo()
+    echo()
     listing([{**entry, "outcome": entry["outcome"] or "open"} for entry in shown["streams"]], _STREAM_COLUMNS)
     _anomalies(shown["anomalies"])
 
@@ -209,6 +210,6 @@ def _counted(found: list[dict[str, Any]]) -> str:
 
 def _anomalies(found: list[dict[str, Any]]) -> None:
     if found:
-        click.echo()
+        echo()
     for entry in found:
         _block("", f"anomaly {entry['kind']}  {entry['stream_id']} at {entry['position']}: {entry['detail']}")

@@ -6,6 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import BinaryIO
 
@@ -13,10 +14,11 @@ import click
 
 from recorder import jsontext
 from recorder.cli.opening import connect_read_only, opened
-from recorder.cli.output import note, printable, table
-from recorder.cli.parameters import Finite
+from recorder.cli.output import document, note, printable, table
+from recorder.cli.parameters import MOST, Finite
 from recorder.cli.reader import Row, reading
 from recorder.errors import UsageError
+from recorder.files import LARGEST_TEXT
 from recorder.views import VIEWS
 
 TABLE_ROWS = 1000
@@ -55,7 +57,7 @@ Tables: {", ".join(TABLES)}.
 @click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     metavar="N",
     help=f"At most N rows; a table shows {TABLE_ROWS:,} where it is not given.",
 )
@@ -107,7 +109,10 @@ def _query(query: str | None, file: BinaryIO | None) -> str:
     if query is None or query == "-":
         if file is None and query is None and os.isatty(0):
             raise UsageError("no query; give one as an argument, in a file with --file, or on stdin")
-        data = file.read() if file else os.fdopen(0, "rb", closefd=False).read()
+        with nullcontext(file) if file else os.fdopen(0, "rb", closefd=False) as given:
+            data = given.read(LARGEST_TEXT + 1)
+        if len(data) > LARGEST_TEXT:
+            raise UsageError(f"the query is larger than {LARGEST_TEXT:,} bytes")
     else:
         data = query.encode("utf-8", "surrogateescape")
     try:
@@ -124,7 +129,7 @@ def _print_json(columns: list[str], rows: Iterator[Row]) -> None:
     names = [name if name not in columns[:at] else f"{name}_{at + 1}" for at, name in enumerate(columns)]
     separator = "["
     for row in rows:
-        sys.stdout.write(separator + jsontext.dumps(dict(zip(names, row, strict=True))))
+        sys.stdout.write(separator + document(jsontext.dumps(dict(zip(names, row, strict=True)))))
         separator = ","
     sys.stdout.write("]\n" if separator == "," else "[]\n")
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from recorder import database, log, queries
 from recorder.cli.opening import Following, opened
 from recorder.cli.output import emit, event_line, json_option, say
+from recorder.cli.parameters import MOST
 
 _POLL_SECONDS = 0.1
 _MARGIN = timedelta(minutes=1)  # a commit may become visible this much after the time that it carries
@@ -23,7 +24,7 @@ _MARGIN = timedelta(minutes=1)  # a commit may become visible this much after th
 @click.option(
     "-n",
     "--lines",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MOST),
     default=10,
     show_default=True,
     help="How many of the last events to begin with.",

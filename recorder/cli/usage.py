@@ -12,7 +12,7 @@ from recorder.cli import charts
 from recorder.cli.columns import Column
 from recorder.cli.opening import opened
 from recorder.cli.output import csv_option, dollars, draw, emitted, json_option, listing, note, width
-from recorder.cli.parameters import When, Zone
+from recorder.cli.parameters import MOST, When, Zone
 from recorder.projections.runs import COUNTERS
 
 COLUMNS = (
@@ -50,7 +50,7 @@ _LIMIT = 100
 )
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST),
     metavar="N",
     help=f"Of sessions and labels the latest N (in a table {_LIMIT}, else all), of others the first.",
 )

@@ -6,7 +6,7 @@ import click
 
 from recorder import database, log, queries
 from recorder.cli.opening import freshen, opened
-from recorder.cli.output import Progress, emit, json_option, note, say
+from recorder.cli.output import Progress, echo, emit, json_option, note, say
 from recorder.projections.verify import verify
 
 
@@ -34,6 +34,6 @@ def command(db: str, id: str | None, as_json: bool) -> int:
             say(problem)
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(report.anomalies.items())) or "none"
         verdict = f"{len(report.problems)} problems" if report.problems else "nothing amiss"
-        click.echo(f"{report.streams:,} streams, {report.events:,} events, {report.runs:,} runs: {verdict}")
+        echo(f"{report.streams:,} streams, {report.events:,} events, {report.runs:,} runs: {verdict}")
         note(f"anomalies in what was recorded: {found}")
     return 1 if report.problems else 0

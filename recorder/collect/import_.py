@@ -7,6 +7,7 @@ is completed by the next.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from recorder import database, jsontext, log
+from recorder import database, files, jsontext, log
 from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
 from recorder.collect import cassette, secrets
 from recorder.collect.outcome import Ending
@@ -24,13 +25,16 @@ from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import AppendConflict, ImportFailed
 from recorder.log import Row, Stream
-from recorder.recording import read_recording
+from recorder.recording import Recorded, read_recording
 from recorder.redaction import fields
 from recorder.redaction.echoes import Echoes
 from recorder.redaction.names import is_secret
 from recorder.redaction.rules import Rules
+from recorder.schema import text
 from recorder.sse import Frame, SSEDecoder, encode, is_system
 from recorder.testing import SUFFIX
+
+logger = logging.getLogger(__name__)
 
 KINDS = (".sse", ".events.jsonl", SUFFIX, ".json", *cassette.KINDS)
 REQUEST = ".request.json"
@@ -65,22 +69,24 @@ def import_paths(
     pace: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     rules: Rules | None = None,
+    skipped: Callable[[str], None] = logger.warning,
 ) -> list[Imported]:
     """Import files, and the files in folders, in order; a row for each.
 
     pace: events a second that a file without timing is given. progress: called with (path, files done, files in all).
-    rules: what is redacted before it is stored.
-    Raises ImportFailed for a path that cannot be taken, before anything is imported.
+    rules: what is redacted before it is stored. skipped: is told what is left out of a cassette, and why.
+    Raises ImportFailed: for a path that is none, before anything is imported; for a file that cannot be taken, after at most
+    those that stand before it. To import again then adds what is missing.
     """
-    files = find(paths)
+    found = find(paths)
     taker = _Appender(engine)
     rows: list[Imported] = []
     try:
-        for number, path in enumerate(files):
+        for number, path in enumerate(found):
             if progress:
-                progress(str(path), number, len(files))
-            if path.name.endswith((SUFFIX, *cassette.KINDS)):
-                read = read_recording(path) if path.name.endswith(SUFFIX) else cassette.read_cassette(path, pace)
+                progress(str(path), number, len(found))
+            read = _several(path, pace, skipped)
+            if read is not None:
                 clean = [_without_secrets(stream, frames) for stream, frames in read]
                 shown = [_redacted(rules, stream, frames) for stream, frames in clean] if rules else clean
                 rows += [Imported(str(path), *taker.take(stream, frames)) for stream, frames in shown]
@@ -90,6 +96,17 @@ def import_paths(
     except AppendConflict as error:
         raise ImportFailed(f"{error}; where both are wanted, import the file into another database (--db)") from None
     return rows
+
+
+def _several(path: Path, pace: float | None, skipped: Callable[[str], None]) -> Recorded | None:
+    """The streams of a file that holds several, None of one that is a single body."""
+    if path.name.endswith(SUFFIX):
+        return read_recording(path)
+    if path.name.endswith(cassette.KINDS):
+        return cassette.read_cassette(path, pace, skipped)
+    if path.name.endswith(".json") and (loaded := cassette.of_json(_read(path))) is not None:
+        return cassette.read_cassette(path, pace, skipped, loaded)
+    return None
 
 
 def find(paths: Iterable[str]) -> list[Path]:
@@ -121,7 +138,8 @@ def read_file(path: Path, pace: float | None = None, rules: Rules | None = None)
     beside = path.with_name(path.name.removesuffix(kind) + REQUEST)
     known: secrets.Known = set()
     request, request_body = _request(beside, known) if beside.exists() else (RequestFile(), b"")
-    method, host, path_and_query = request.method or "", (request.host or "").rpartition("@")[2], request.path or ""
+    method, host, path_and_query = (text(said) or "" for said in (request.method, request.host, request.path))
+    host = host.rpartition("@")[2]
     target, mark, query = path_and_query.partition("?")
     frames_as = b"" if kind == ".sse" else kind.encode()  # the same bytes under another ending are other events
     stream = Stream(
@@ -132,7 +150,7 @@ def read_file(path: Path, pace: float | None = None, rules: Rules | None = None)
         query=secrets.query(query, known),
         request_headers=(),
         request_body=request_body or None,
-        source=f"import {path.name}",
+        source=f"import {text(path.name)}",
         recorded_at=datetime.now(UTC),
     )
     head = f"{method} {host} {stream.path}{mark}{stream.query}".encode()
@@ -221,9 +239,9 @@ def _meant(file: Path) -> bool:
     return not file.name.endswith(cassette.KINDS) or cassette.is_cassette(file)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = files.LARGEST) -> bytes:
     try:
-        return path.read_bytes()
+        return files.content(path, most)
     except OSError as error:
         raise ImportFailed(f"{path}: {error.strerror}") from None
 
@@ -248,8 +266,8 @@ def _without_secrets(stream: Stream, frames: list[Frame]) -> tuple[Stream, list[
 
 def _request(path: Path, known: secrets.Known) -> tuple[RequestFile, bytes]:
     try:
-        request = RequestFile.model_validate(jsontext.loads(_read(path)))
-    except (jsontext.JSONError, ValidationError) as error:
+        request = RequestFile.model_validate(jsontext.loads(_read(path, files.LARGEST_TEXT).decode()))
+    except (jsontext.JSONError, ValidationError) as error:  # UnicodeDecodeError is one of the first
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no JSON"
         raise ImportFailed(f'{path}: not a request file ({reason}); it should be {{"method", "host", "path", "body"}}') from None
     body = b"" if request.body is None else secrets.body(jsontext.dumps(request.body).encode(), known=known)
