@@ -29,6 +29,7 @@ import sqlalchemy as sa
 
 from recorder import database, jsontext, log
 from recorder.collect.client import http_client_of
+from recorder.collect.gate import Gate, Names
 from recorder.collect.import_ import import_paths
 from recorder.collect.serving import listen, serving
 from recorder.collect.transport import RecordingTransport, Transport, family_of
@@ -172,7 +173,7 @@ class Deck:
         with self._lock:
             if origin not in self._bases:
                 listener = self._stack.enter_context(listen("127.0.0.1", 0))
-                self._stack.enter_context(serving(App(origin, self), listener, grace_seconds=1.0))
+                self._stack.enter_context(serving(Gate(App(origin, self), Names()), listener, grace_seconds=1.0))
                 self._bases[origin] = f"http://127.0.0.1:{listener.getsockname()[1]}"
         return f"{self._bases[origin]}{slash}{path}"
 

@@ -238,9 +238,9 @@ def test_what_is_no_request_is_said_to_be_none_and_what_was_before_it_stands(dat
 def test_what_comes_after_an_upgrade_waits_until_it_is_decided() -> None:
     reader = RequestReader()
     reader.feed(b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nGET /next")
-    reader.feed(b" HTTP/1.1\r\n\r\n")
+    reader.feed(b" HTTP/1.1\r\nHost: h\r\n\r\n")
     assert [asked.upgrade for asked in reader.requests] == [True]
-    assert reader.beyond == b"GET /next HTTP/1.1\r\n\r\n"
+    assert reader.beyond == b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n"
     reader.go_on()
     assert [asked.target for asked in reader.requests] == [b"/ws", b"/next"]
 
@@ -250,7 +250,7 @@ def test_a_request_with_a_body_is_http_whatever_it_asks_for(size: int) -> None:
     chunked = b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     for framed in (b"Content-Length: 3\r\n\r\nabc", chunked):
         reader = RequestReader()
-        data = b"POST /h2c HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framed + POST
+        data = b"POST /h2c HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + framed + POST
         for at in range(0, len(data), size):
             reader.feed(data[at : at + size])
         assert [(asked.upgrade, b"".join(asked.pieces), asked.complete) for asked in reader.requests] == [
@@ -262,15 +262,101 @@ def test_a_request_with_a_body_is_http_whatever_it_asks_for(size: int) -> None:
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (b"/a/b?c=d", b"/a/b?c=d"),
-        (b"//a", b"//a"),
-        (b"*", b"*"),
-        (b"http://other.example/a?b", b"/a?b"),
-        (b"HTTPS://other.example", b"/"),
-        (b"http://other.example?q", b"/?q"),
+        (b"/a/b?c=d", (b"/a/b?c=d", None)),
+        (b"//a", (b"//a", None)),
+        (b"*", (b"*", None)),
+        (b"http://other.example/a?b", (b"/a?b", b"other.example")),
+        (b"HTTPS://u@other.example:1", (b"/", b"u@other.example:1")),
+        (b"http://other.example?q", (b"/?q", b"other.example")),
         (b"other.example:443", None),
         (b"ftp://other.example/a", None),
     ],
 )
-def test_a_target_is_a_path_whoever_it_names(target: bytes, expected: bytes | None) -> None:
-    assert http1.origin_form(target) == expected
+def test_a_target_is_a_path_and_perhaps_an_authority(target: bytes, expected: tuple[bytes, bytes | None] | None) -> None:
+    assert http1.target_of(target) == expected
+
+
+def test_an_upgrade_to_http_2_is_not_passed_on_for_its_requests_would_not_be_seen() -> None:
+    reader = RequestReader()
+    reader.feed(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n")
+    (asked,) = reader.requests
+    head = http1.request_head(asked, b"/", b"h", http1.passed(asked.headers, b"host"))
+    assert head == b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * (http1.HEAD_LIMIT + 1), 431),
+        (b"GET /" + b"x" * (http1.HEAD_LIMIT + 1), 431),
+    ],
+    ids=["no Host", "two Hosts", "chunked in 1.0", "a long value", "a long target"],
+)
+def test_what_may_be_read_in_two_ways_is_no_request(head: bytes, status: int) -> None:
+    reader = RequestReader()
+    for at in range(0, len(head), 65_536):
+        reader.feed(head[at : at + 65_536])
+    reader.feed(b"x" * 65_536)
+    assert reader.malformed is not None
+    assert reader.malformed.status.startswith(b"%d " % status)
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nX", UPLOAD + b"0\r\nX: ", UPLOAD + b"0\r\nX", UPLOAD + b"3;x="],
+    ids=["a value", "a name", "a trailer's value", "a trailer's name", "a chunk's extension"],
+)
+def test_what_does_not_end_is_given_up_after_a_megabyte(begins: bytes) -> None:
+    reader, fed = RequestReader(), 0
+    reader.feed(begins)
+    while not reader.malformed:
+        reader.feed(b"a" * 65_536)
+        fed += 65_536
+        assert fed <= http1.HEAD_LIMIT + 2 * 65_536
+    assert isinstance(reader.malformed, http1.TooLong)
+
+
+def test_many_small_chunks_are_no_endless_head() -> None:
+    reader = RequestReader()
+    reader.feed(UPLOAD)
+    for _ in range(40):
+        reader.feed(b"1\r\na\r\n" * 10_000)
+    assert reader.malformed is None
+    assert sum(map(len, reader.requests[0].pieces)) == 400_000
+
+
+@pytest.mark.parametrize("begins", [b"0\r\nX: ", b"3;x="], ids=["a trailer", "a chunk's extension"])
+def test_a_response_that_does_not_end_goes_on_to_the_client_and_is_read_no_further(begins: bytes) -> None:
+    reader = ResponseReader(b"GET")
+    reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + begins)
+    for _ in range(20):
+        assert reader.feed(b"a" * 65_536) == [Body(b"a" * 65_536, b"")]
+    assert reader.broken
+    assert not reader.complete
+
+
+def test_another_protocol_that_nobody_asked_for_is_no_response() -> None:
+    reader = ResponseReader(b"GET", upgrade=False)
+    assert [type(piece) for piece in reader.feed(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\nabc")] == [Body]
+    assert reader.broken
+
+
+@pytest.mark.parametrize("digits", [b"2", b"0" * 5_000 + b"2"])
+def test_a_length_of_any_number_of_digits_is_a_number_for_everyone(digits: bytes) -> None:
+    reader = RequestReader()
+    reader.feed(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + digits + b"\r\n\r\nab")
+    (asked,) = reader.requests
+    assert (asked.length, asked.value(b"content-length"), asked.complete) == (2, b"2", True)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding", "Host", "Authorization", "Content-Type", "Set-Cookie"])
+def test_connection_cannot_name_a_header_that_says_what_the_message_is(name: str) -> None:
+    header = (name.encode(), b"5")
+    kept = http1.passed([(b"Connection", name.lower().encode() + b", X-Hop"), header, (b"X-Hop", b"1")])
+    assert kept == ([] if name == "Transfer-Encoding" else [header])  # the coding is written with the framing

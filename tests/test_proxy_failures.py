@@ -325,10 +325,63 @@ def test_a_request_for_another_host_is_no_business_of_the_proxys(setting: Settin
     got = exchanged(setting.proxy.port, b"CONNECT api.example:443 HTTP/1.1\r\nHost: api.example:443\r\n\r\n")
     assert got.data.startswith(b"HTTP/1.1 501 ")
     setting.upstream.on("/absolute", lambda wire, asked: wire.whole(b"{}"))
-    got = exchanged(setting.proxy.port, GET % b"http://api.example/absolute?a", patience=0.5)
+    got = exchanged(setting.proxy.port, b"GET http://api.example/absolute?a HTTP/1.1\r\nHost: api.example\r\n\r\n", patience=0.5)
+    assert got.data.startswith(b"HTTP/1.1 421 ")
+    for name in (b"127.0.0.1:%d" % setting.proxy.port, b"127.0.0.1:%d" % setting.upstream.port, b"localhost"):
+        got = exchanged(setting.proxy.port, GET % (b"http://%b/absolute?a" % name), patience=0.5)
+        assert got.data.startswith(b"HTTP/1.1 200 ")
+        asked = setting.upstream.asked("/absolute")
+        assert (asked.target, asked.header("host")) == ("/absolute?a", [f"127.0.0.1:{setting.upstream.port}"])
+
+
+@pytest.mark.parametrize("named", [b"content-length", b"Content-Length, close", b"transfer-encoding"])
+def test_a_body_is_never_a_request_of_its_own(setting: Setting, named: bytes) -> None:
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+    setting.upstream.on("/outer", lambda wire, asked: wire.whole(b"{}"))
+    setting.upstream.on("/smuggled", lambda wire, asked: wire.whole(b"smuggled"))
+    head = b"POST /outer HTTP/1.1\r\nHost: x\r\nConnection: %b\r\nContent-Length: %d\r\n\r\n" % (named, len(inner))
+    got = exchanged(setting.proxy.port, head + inner, patience=0.5)
+    assert got.data.count(b"HTTP/1.1 ") == 1
+    assert setting.upstream.asked("/outer").body == inner
+
+
+def test_a_response_whose_connection_names_its_length_ends_where_it_ends(setting: Setting) -> None:
+    def answer(wire: Wire, asked: Asked) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\nConnection: content-length\r\nContent-Length: 5\r\n\r\nhello")
+
+    setting.upstream.on("/named-length", answer)
+    setting.upstream.on("/after", lambda wire, asked: wire.whole(b"{}"))
+    got = exchanged(setting.proxy.port, GET % b"/named-length" + GET % b"/after", patience=0.5)
+    assert b"Content-Length: 5\r\n\r\nhelloHTTP/1.1 200 " in got.data
+    assert got.ended == "open"
+
+
+def test_a_page_of_another_site_in_a_browser_gets_nothing(setting: Setting) -> None:
+    for headers, status in (
+        (b"Host: evil.example\r\n", 421),
+        (b"Host: localhost\r\nOrigin: https://evil.example\r\n", 403),
+        (b"Host: localhost\r\nOrigin: null\r\n", 403),
+        (b"Host: localhost\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", 403),
+    ):
+        for target in (b"/next-door", b"/-/health", b"/-/metrics"):
+            got = exchanged(setting.proxy.port, b"GET %b HTTP/1.1\r\n%b\r\n" % (target, headers), patience=0.5)
+            assert got.data.startswith(b"HTTP/1.1 %d " % status), (headers, target)
+    assert setting.upstream.never_asked("/next-door")
+
+
+def test_a_client_of_tiny_chunks_and_one_of_many_requests_leave_the_others_their_turn(setting: Setting) -> None:
+    """One read of theirs is tens of thousands of steps: they are taken a part at a time, and others are served between."""
+    received: list[int] = []
+
+    def take(wire: Wire, asked: Asked) -> None:
+        received.append(len(asked.body))
+        wire.whole(b"{}")
+
+    setting.upstream.on("/tiny", take)
+    head = b"POST /tiny HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    got = exchanged(setting.proxy.port, head + b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n", patience=5)
     assert got.data.startswith(b"HTTP/1.1 200 ")
-    asked = setting.upstream.asked("/absolute")
-    assert (asked.target, asked.header("host")) == ("/absolute?a", [f"127.0.0.1:{setting.upstream.port}"])
+    assert received == [60_000]
 
 
 # What else there is in HTTP/1.1

@@ -176,6 +176,11 @@ class Upstream:
             assert self._lock.wait_for(came, PATIENCE), f"no request {number} for {path}; there were {self._asked}"
             return found[number]
 
+    def never_asked(self, path: str) -> bool:
+        """Whether no request has come for a path so far."""
+        with self._lock:
+            return all(asked.target.partition("?")[0] != path for asked in self._asked)
+
     def _accept(self) -> None:
         while True:
             try:

@@ -82,7 +82,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def listening(port: int) -> Callable[[Command], Command]:
-    """--host, --port and --token of a server; guarded() is to look at them."""
+    """--host, --port, --token and --allow-host of a server; guarded() is to look at the first and the third."""
     host_option = click.option(
         "--host",
         default="127.0.0.1",
@@ -102,7 +102,13 @@ def listening(port: int) -> Callable[[Command], Command]:
         show_default=True,
         help="Port to listen on; 0 takes a free one.",
     )
-    return lambda command: host_option(port_option(token_option(command)))
+    allow_option = click.option(
+        "--allow-host",
+        multiple=True,
+        metavar="NAME",
+        help="Another name that clients, and pages in a browser, may call it by; `*` is any. May be given again.",
+    )
+    return lambda command: host_option(port_option(token_option(allow_option(command))))
 
 
 def guarded(host: str, token: str | None) -> str | None:

@@ -10,6 +10,7 @@ from recorder import database
 from recorder.cli.opening import opened
 from recorder.cli.output import note
 from recorder.cli.parameters import Finite, configured, guarded, listening
+from recorder.collect.gate import Names
 from recorder.collect.proxy import Proxy
 from recorder.collect.serving import GRACE_SECONDS, address, listen, serve
 from recorder.collect.writer import Writer
@@ -55,6 +56,7 @@ def command(
     host: str,
     port: int,
     token: str | None,
+    allow_host: tuple[str, ...],
     durability: str,
     session_header: str,
     grace: float,
@@ -67,7 +69,14 @@ def command(
     token = guarded(host, token)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with opened(db, create=True) as engine, Writer(engine, settings) as writer:
-        app = Proxy(upstream, writer, strict=durability == "strict", session_header=session_header, token=token)
+        app = Proxy(
+            upstream,
+            writer,
+            strict=durability == "strict",
+            session_header=session_header,
+            token=token,
+            names=Names(host, allow_host),
+        )
         listener = listen(host, port)
         if app.leads_to(listener):
             raise UsageError(f"--upstream {upstream} is this proxy itself; name the server that it is to stand before")

@@ -11,7 +11,7 @@ from recorder.cli import keys
 from recorder.cli.opening import check_writable, opened
 from recorder.cli.output import counted, note
 from recorder.cli.parameters import by_hand, configured, faulty, guarded, listening, pacing
-from recorder.collect.gate import Gate
+from recorder.collect.gate import Gate, Names
 from recorder.collect.serving import address, listen, serve
 from recorder.errors import UsageError
 from recorder.replay import library
@@ -48,6 +48,7 @@ def command(
     host: str,
     port: int,
     token: str | None,
+    allow_host: tuple[str, ...],
     speed: float,
     instant: bool,
     max_gap: float | None,
@@ -100,7 +101,7 @@ def command(
             raise UsageError(f"--fallback {fallback} is this server itself; name the API")
         sessions = len({one.session_id for one in exchanges.exchanges})
         what = f"{counted(len(exchanges), 'recorded exchange')} of {counted(sessions, 'session')}"
-        gated = Gate(app, token) if token else app
+        gated = Gate(app, Names(host, allow_host), token)
         with keys.pressed(hand.press) if hand else contextlib.nullcontext():
             serve(gated, listener, lambda: note(f"serving {what} at {address(host, listener)}{_base(exchanges)}; Ctrl-C ends"))
         report = app.watch.document()

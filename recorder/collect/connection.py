@@ -19,6 +19,9 @@ if sys.platform == "linux":
 HELD_BYTES = 256 * 1024
 """Bytes that are held for a reader before the other side has to wait."""
 
+TURN_BYTES = 32 * 1024
+"""Bytes that are read in one turn of the event loop if each may be a chunk, or nearly a request, of its own."""
+
 LINGER_SECONDS = 5.0
 """How long a connection that is to be closed waits for what was sent to arrive, and for the other side to stop sending."""
 
@@ -53,17 +56,25 @@ class Connection(asyncio.Protocol):
         """Whether something has arrived that was not read."""
         return bool(self._held)
 
-    async def read(self) -> bytes:
-        """What has arrived; waits for something. b"" where nothing more will."""
+    async def read(self, at_most: int | None = None) -> bytes:
+        """What has arrived; waits for something. b"" if nothing more will.
+
+        at_most: bytes of it; before the rest, which is read next, it is other connections' turn.
+        """
         if not self._held and not self.ended:
             self._arrived = self._loop.create_future()
             try:
                 await self._arrived
             finally:
                 self._arrived = None
+        if at_most is not None and self._size > at_most:
+            await asyncio.sleep(0)
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._forget_held()
-        return data
+        if at_most is None or len(data) <= at_most:
+            self._forget_held()
+            return data
+        self._held, self._size = [data[at_most:]], len(data) - at_most
+        return data[:at_most]
 
     # What is sent
 

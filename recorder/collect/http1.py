@@ -34,8 +34,42 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""RFC 9110, 7.6.1: for one connection only, with what the Connection header names beside."""
+"""RFC 9110, 7.6.1: for one connection only, as are the headers that Connection names, but for those below."""
 
+_END_TO_END = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"age",
+        b"api-key",
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-length",
+        b"content-location",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"date",
+        b"etag",
+        b"expect",
+        b"host",
+        b"last-modified",
+        b"location",
+        b"origin",
+        b"range",
+        b"retry-after",
+        b"set-cookie",
+        b"transfer-encoding",
+        b"vary",
+        b"www-authenticate",
+        b"x-api-key",
+    }
+)
+"""Headers that Connection cannot name, for they say what the message is and whose (RFC 9110, 7.6.1). Without them the body of a
+request would be a request of its own to the upstream, and a response would not end."""
+
+_BLANK_LINES = re.compile(rb"[\r\n]+")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _LENIENCIES = (
     "lenient_headers",
@@ -51,7 +85,34 @@ _LENIENCIES = (
 
 
 class Malformed(Exception):
-    """A request that is no HTTP; it says why."""
+    """A request that is no HTTP; it says why. status: of the response to it."""
+
+    status = b"400 Bad Request"
+
+
+class TooLong(Malformed):
+    """What comes before or after a body does not end."""
+
+    status = b"431 Request Header Fields Too Large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the head is longer than {HEAD_LIMIT:,} bytes")
+
+
+class Patience:
+    """Bounds the bytes that a parser holds while it gives nothing: an endless header, trailer or chunk extension."""
+
+    __slots__ = ("_before", "_silent", "given")
+
+    def __init__(self) -> None:
+        self.given = 0  # what the parser has given so far: callbacks, counted
+        self._before = self._silent = 0
+
+    def ends(self, size: int) -> bool:
+        """Whether it has been fed HEAD_LIMIT bytes for nothing; size: of the bytes just fed."""
+        self._silent = self._silent + size if self.given == self._before else 0
+        self._before = self.given
+        return self._silent > HEAD_LIMIT
 
 
 class Request:
@@ -73,6 +134,11 @@ class Request:
     def value(self, name: bytes) -> bytes | None:
         return value(self.headers, name)
 
+    @property
+    def length(self) -> int:
+        """Bytes of the body, as its Content-Length says; 0 without one. (The parser takes lengths below 2**64 alone.)"""
+        return int(self.value(b"content-length") or 0)
+
 
 class RequestReader:
     """Reads the requests of a connection, pipelined ones too: feed() appends them to `requests` once their head is there.
@@ -88,8 +154,10 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._request = Request()
+        self._targets: list[bytes] = []
         self._in_head = self._resuming = False
         self._size = 0
+        self._patience = Patience()
 
     def feed(self, data: bytes) -> None:
         if self.malformed:
@@ -106,7 +174,10 @@ class RequestReader:
             else:
                 self.beyond = beyond
         except httptools.HttpParserError as error:
-            self.malformed = Malformed(str(error.__context__ or error))
+            said = error.__context__
+            self.malformed = said if isinstance(said, Malformed) else Malformed(str(said or error))
+        if not self.malformed and not self.idle and self._patience.ends(len(data)):
+            self.malformed = TooLong()
 
     def go_on(self) -> None:
         """The other protocol was not taken up: what came after its request is HTTP as well."""
@@ -133,47 +204,57 @@ class RequestReader:
     def on_message_begin(self) -> None:
         if self._resuming:
             return
-        self._request = Request()
+        self._request, self._targets = Request(), []
         self._in_head, self.idle, self._size = True, False, 0
+        self._patience.given += 1
 
     def on_url(self, part: bytes) -> None:
         if self._resuming:
             return
         self._grow(len(part))
-        self._request.target += part
+        self._targets.append(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value) + 4)
         if self._in_head:  # else it is a trailer, which is dropped (RFC 9112, 7.1.2)
-            self._grow(len(name) + len(value) + 4)
             self._request.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._resuming:
             return
         self._in_head = False
+        self._patience.given += 1
         request = self._request
+        request.target = b"".join(self._targets)
         request.method = self._parser.get_method()
         request.version = self._parser.get_http_version()
         if request.version not in ("1.0", "1.1"):
             raise Malformed(f"it is of version {request.version}")
+        hosts = sum(name.lower() == b"host" for name, _ in request.headers)
+        if hosts > 1 or (not hosts and request.version == "1.1"):
+            raise Malformed(f"it has {hosts or 'no'} Host headers")  # RFC 9112, 3.2
         request.keep_alive = request.version == "1.1" and self._parser.should_keep_alive()
-        request.upgrade = self._parser.should_upgrade()
+        request.upgrade = self._parser.should_upgrade() and b"h2c" not in tokens(request.headers, b"upgrade")
         codings = tokens(request.headers, b"transfer-encoding")
-        if codings and codings != [b"chunked"]:
-            raise Malformed("Transfer-Encoding is other than chunked")
+        if codings and (codings != [b"chunked"] or request.version == "1.0"):  # RFC 9112, 6.1
+            raise Malformed("Transfer-Encoding is other than chunked, or of HTTP/1.0")
         request.chunked = bool(codings)
+        request.headers = [_plain_length(*header) for header in request.headers]
         self.requests.append(request)
 
     def on_body(self, part: bytes) -> None:
+        self._patience.given += 1
         self._request.pieces.append(part)
 
     def on_message_complete(self) -> None:
+        self._patience.given += 1
         self._request.complete = self.idle = True
 
     def _grow(self, size: int) -> None:
+        self._patience.given += 1
         self._size += size
         if self._size > HEAD_LIMIT:
-            raise Malformed(f"the head is longer than {HEAD_LIMIT:,} bytes")
+            raise TooLong
 
 
 class Head(NamedTuple):
@@ -204,26 +285,25 @@ class ResponseReader:
     """Reads the response to one request: feed() says what the bytes amount to, interim heads (1xx) included.
 
     complete: it is there as a whole. broken: why it can be read no further; what comes after that is a Body of no content.
-    excess: more came than the response. framing: of its head, once that is there.
+    excess: more came than the response. framing: of its head, once that is there. upgrade: whether the request asks for another
+    protocol.
     """
 
-    def __init__(self, method: bytes) -> None:
+    def __init__(self, method: bytes, *, upgrade: bool = True) -> None:
         self.complete = self.excess = False
+        self.untouched = True  # nothing has come
         self.broken: str | None = None
         self.framing: str | None = None
         self._method = method
-        self._held = b""
+        self._upgrade = upgrade
+        self._held = bytearray()
         self._scan = 0
+        self._patience = Patience()
         self._parser: httptools.HttpResponseParser | None = None
         self._reason = b""
         self._headers: Headers = []
         self._begun = self._in_body = False
         self._decoded: list[bytes] = []
-
-    @property
-    def untouched(self) -> bool:
-        """Whether nothing has come."""
-        return self.framing is None and not self._held and not self.broken
 
     def feed(self, data: bytes) -> list[Head | Body]:
         if self.framing is not None:
@@ -231,34 +311,41 @@ class ResponseReader:
         if self.broken:
             return [Body(data, b"")]
         found: list[Head | Body] = []
-        data = self._held + data if self._held else data
+        self.untouched = False
+        held = self._held
+        held += data
         while self.framing is None and not self.broken:
-            start = len(data) - len(data.lstrip(b"\r\n"))
-            end = _END_OF_HEAD.search(data, max(start, self._scan))
+            if not self._scan and (blank := _BLANK_LINES.match(held)):
+                del held[: blank.end()]  # before a head they say nothing, and might be taken for its end
+            end = _END_OF_HEAD.search(held, self._scan)
             if not end:
-                self._held, self._scan = data, max(len(data) - 3, 0)
-                if len(data) > HEAD_LIMIT:
+                self._scan = max(len(held) - 3, self._scan)
+                if len(held) > HEAD_LIMIT:
                     self.broken = f"the head is longer than {HEAD_LIMIT:,} bytes"
                 break
-            head = self._head(data[: end.end()])
+            head = self._head(bytes(held[: end.end()]))
             if head is None:
                 break
             found.append(head)
-            data, self._held, self._scan = data[end.end() :], b"", 0
+            del held[: end.end()]
+            self._scan = 0
             if not head.interim:
                 self.framing = head.framing
                 self.complete = head.framing == "none"
-        if self.broken:
-            return [*found, Body(data, b"")]
-        if self.framing is not None and data:
-            found.append(self._body(data))
+        if self.framing is not None or self.broken:
+            rest = bytes(held)
+            held.clear()
+            if self.broken:
+                found.append(Body(rest, b""))
+            elif rest:
+                found.append(self._body(rest))
         return found
 
     def finish(self, *, orderly: bool) -> list[Head | Body]:
         """The connection ended: so may the body, if that was orderly. The beginning of a head is handed on as it is."""
         if self.framing in ("close", "other") and orderly:
             self.complete = True
-        return [Body(self._held, b"")] if self._held and self.framing is None and not self.broken else []
+        return [Body(bytes(self._held), b"")] if self._held and self.framing is None and not self.broken else []
 
     def _head(self, data: bytes) -> Head | None:
         self._parser = httptools.HttpResponseParser(self)
@@ -275,6 +362,9 @@ class ResponseReader:
             self.complete = False
             return None
         status = self._parser.get_status_code()
+        if status == 101 and not self._upgrade:
+            self.broken = "it takes up another protocol, which nobody asked for"
+            return None
         close = self._parser.get_http_version() != "1.1" or b"close" in tokens(self._headers, b"connection")
         framing = self._framing(status)
         self.complete = False  # the parser knows neither the method nor that an interim head is not all
@@ -306,6 +396,10 @@ class ResponseReader:
         except httptools.HttpParserError as error:
             if not self.complete:
                 self.broken = str(error)
+        if not self.complete and self._patience.ends(len(data)):
+            self.broken = f"what follows its chunks is longer than {HEAD_LIMIT:,} bytes"
+        if self.broken:
+            self._parser = None  # with what it holds
         decoded = self._decoded[0] if len(self._decoded) == 1 else b"".join(self._decoded)
         self._decoded.clear()
         return Body(data, decoded)
@@ -316,6 +410,7 @@ class ResponseReader:
         self._reason += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._patience.given += 1
         if not self._begun:  # else it is a trailer, which goes on with the body's framing
             self._headers.append((name, value))
 
@@ -323,6 +418,7 @@ class ResponseReader:
         self._begun = True
 
     def on_body(self, part: bytes) -> None:
+        self._patience.given += 1
         if not self.complete:
             self._decoded.append(part)
 
@@ -347,8 +443,8 @@ def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def passed(headers: Headers, *dropped: bytes) -> Headers:
-    """Without those of the connection, those that it names, and those of these names."""
-    without = {*_HOP_BY_HOP, *tokens(headers, b"connection"), *dropped}
+    """Without those of the connection, those that it may name and does, and those of these names."""
+    without = {*_HOP_BY_HOP, *(set(tokens(headers, b"connection")) - _END_TO_END), *dropped}
     return [(name, value) for name, value in headers if name.lower() not in without]
 
 
@@ -393,14 +489,26 @@ def chunk(part: bytes) -> bytes:
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-def origin_form(target: bytes) -> bytes | None:
-    """The path and query of a request's target (RFC 9112, 3.2); None for one that names no resource of the upstream."""
+class Target(NamedTuple):
+    """A request's target: the path and query, and the authority (user, host and port) of the absolute form."""
+
+    path: bytes
+    authority: bytes | None
+
+
+def target_of(target: bytes) -> Target | None:
+    """A request's target, taken apart (RFC 9112, 3.2); None for one that names no resource, as of CONNECT."""
     if target[:1] == b"/" or target == b"*":
-        return target
+        return Target(target, None)
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         return None
     authority = re.match(rb"[^/?#]*", rest)
     assert authority
     rest = rest[authority.end() :]
-    return rest if rest.startswith(b"/") else b"/" + rest
+    return Target(rest if rest.startswith(b"/") else b"/" + rest, authority[0])
+
+
+def _plain_length(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A Content-Length without leading zeros: of any number of digits, and not every server reads them all."""
+    return (name, value.strip().lstrip(b"0") or b"0") if name.lower() == b"content-length" else (name, value)

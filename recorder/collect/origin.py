@@ -55,6 +55,11 @@ class Origin:
         here = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
         return self._port == port and (self._name == host or (self._name in here and host in here))
 
+    def is_called(self, authority: bytes) -> bool:
+        """Whether a request's target names this origin: its host and port."""
+        named = authority.rpartition(b"@")[2].lower()
+        return named in (self.header, b"%b:%d" % (self.header.removesuffix(b":%d" % self._port), self._port))
+
     async def connect(self) -> Connection:
         """A new connection. Raises OSError (also for names, TLS and time-outs), which is logged until it works again: once."""
         try:

@@ -23,7 +23,8 @@ import logging
 from typing import Any
 
 from recorder.collect import exchange, gate, http1
-from recorder.collect.connection import Client, Connection
+from recorder.collect.connection import TURN_BYTES, Client, Connection
+from recorder.collect.gate import Names
 from recorder.collect.http1 import Request, RequestReader
 from recorder.collect.metrics import CONTENT_TYPE, Metrics
 from recorder.collect.origin import Origin
@@ -49,7 +50,7 @@ class Proxy:
 
     upstream: scheme, host and port, no path: path and query are forwarded as they come.
     session_header: the request header whose value labels a session; it is not passed on. session: the label without one.
-    token: what a request must carry (gate.py), but for /-/health.
+    token: what a request must carry (gate.py), but for /-/health. names: what it may be called by; those of loopback by default.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class Proxy:
         session_header: str = exchange.SESSION_HEADER,
         session: str | None = None,
         token: str | None = None,
+        names: Names | None = None,
     ) -> None:
         origin = Origin(upstream)
         self.host = origin.host
         self.leads_to = origin.is_at
         self._terms = Terms(origin, writer, strict, session_header.lower(), session)
         self._token = token
+        self._names = names or Names()
         self._metrics = Metrics(writer)
 
     async def attend(self, client: Client) -> None:
@@ -85,14 +88,22 @@ class Proxy:
                 if not await self._answer(line, request):
                     return
         except http1.Malformed as error:
-            await _refuse(line.client, b"400 Bad Request", f"the request is no HTTP: {error}", "bad_request")
+            await _refuse(line.client, error.status, f"the request is no HTTP: {error}", "bad_request")
 
     async def _answer(self, line: _Line, request: Request) -> bool:
         """Answer a request; whether the connection goes on. Raises Malformed."""
-        target = http1.origin_form(request.target)
-        if target is None:
+        found = http1.target_of(request.target)
+        if found is None:
             what = f"{request.method.decode()} {request.target.decode('latin-1')}"
             return await _refuse(line.client, b"501 Not Implemented", f"{what}: this proxy has one upstream", "bad_target")
+        target, authority = found
+        if authority is not None and self._terms.origin.is_called(authority):
+            authority = None  # somebody made this the proxy for its upstream, which it is
+        known = self._token is not None and gate.admitted(self._token, request.headers, b"proxy-authorization")
+        if authority is not None or not known:
+            refused = self._names.refused(request.headers, authority)
+            if refused is not None:
+                return await _tell(line.client, request, refused.status, _JSON, refused.body)
         own = target.partition(b"?")[0] if target.startswith(OWN) else None
         if own == b"/-/health":
             healthy, body = self._metrics.health()
@@ -151,7 +162,7 @@ class _Line:
                 return None
             patience = asyncio.get_running_loop().call_later(IDLE_SECONDS, client.abort)
             try:
-                data = await client.read()
+                data = await client.read(TURN_BYTES)
             finally:
                 patience.cancel()
                 client.idle = False

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from recorder.collect import exchange, gate, http1, secrets
 from recorder.collect.budget import Budget
-from recorder.collect.connection import Client, Connection
+from recorder.collect.connection import TURN_BYTES, Client, Connection
 from recorder.collect.http1 import Body, Head, Request, RequestReader, ResponseReader
 from recorder.collect.origin import Origin, said
 from recorder.collect.recording import FULL, Recording
@@ -81,7 +81,7 @@ class Exchange:
             self._copy.forget()
 
     async def _run(self) -> bool:
-        if int(self._request.value(b"content-length") or 0) > self._limit:
+        if self._request.length > self._limit:
             self.record.begin(None, exchange.too_large(self._limit))
         while True:
             try:
@@ -107,9 +107,9 @@ class Exchange:
     async def _over(self, upstream: Connection, used: bool) -> bool | None:
         """Over this connection. None: the upstream had left it, and the request may be sent again (RFC 9112, 9.3.1)."""
         self._send(upstream)
-        reader = ResponseReader(self._request.method)
+        reader = ResponseReader(self._request.method, upgrade=self._request.upgrade)
         while not reader.complete:
-            data = await upstream.read()
+            data = await upstream.read(TURN_BYTES if reader.framing == "chunked" else None)
             pieces = reader.feed(data) if data else reader.finish(orderly=upstream.error is None)
             if self._terms.strict and pieces:
                 await self._commit(pieces, reader.complete)
@@ -165,7 +165,7 @@ class Exchange:
                 if self._line.requests.malformed:
                     upstream.abort()
                     return
-                data = await self._client.read()
+                data = await self._client.read(TURN_BYTES)
                 if not data or upstream.lost.done():
                     return
                 self._line.requests.feed(data)
@@ -176,9 +176,10 @@ class Exchange:
     def _framed(self) -> list[bytes]:
         """What has come of the body, as it is sent on."""
         request = self._request
-        pieces, request.pieces = request.pieces, []
-        for piece in pieces:
-            self._copy.add(piece)
+        piece = b"".join(request.pieces)  # chunks of one byte go on together
+        request.pieces = []
+        pieces = [piece] if piece else []
+        self._copy.add(piece)
         if not request.chunked:
             return pieces
         return [*map(http1.chunk, pieces), *([http1.LAST_CHUNK] if request.complete else [])]
@@ -214,7 +215,8 @@ class Exchange:
                 self.record.chunk(piece.decoded, arrived_us)
             await client.drained()
             return
-        headers = http1.passed(piece.headers, *([b"content-length"] if piece.framing == "chunked" else []))
+        coded = http1.value(piece.headers, b"transfer-encoding") is not None
+        headers = http1.passed(piece.headers, *([b"content-length"] if coded else []))  # RFC 9112, 6.3: it does not count then
         if piece.interim:
             self._interim = True
             if modern:

@@ -18,12 +18,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import unquote
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from recorder.collect.connection import Client
+from recorder.collect import http1
+from recorder.collect.connection import LINGER_SECONDS, Client
 from recorder.errors import RecorderError
 
 GRACE_SECONDS = 10.0
@@ -31,6 +33,10 @@ GRACE_SECONDS = 10.0
 
 SWITCH_SECONDS = 0.0005
 """How long the writer thread may keep the interpreter from the event loop: the default of 5 ms would be seen as delay."""
+
+
+_PARSED_URL = 65_535
+"""Bytes of a URL that httptools takes apart."""
 
 
 @runtime_checkable
@@ -58,7 +64,7 @@ def address(host: str, listener: socket.socket) -> str:
 def serve(
     app: Any, listener: socket.socket, ready: Callable[[], None] | None = None, grace_seconds: float = GRACE_SECONDS
 ) -> None:
-    """Serve until SIGTERM or SIGINT; streams that are open then may go on for grace_seconds, or until a second signal."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; streams that are open then may go on for grace_seconds, or until a second signal."""
     sys.setswitchinterval(SWITCH_SECONDS)
     _allow_many_connections()
     config = _config(app, timeout_graceful_shutdown=grace_seconds)
@@ -114,11 +120,66 @@ def _config(app: Any, **options: Any) -> uvicorn.Config:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's own, but requests know their connection."""
+    """uvicorn's own, but requests know their connection and their target as it came, which may be long; heads are bounded."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patience = http1.Patience()
+        self._idle = True
+        self._refused = False
+        self._size = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        if not self._idle and (self._patience.ends(len(data)) or self._size > http1.HEAD_LIMIT):
+            self._refused = True  # what still comes is dropped, so that the client gets to read why
+            body = f"the head is longer than {http1.HEAD_LIMIT:,} bytes".encode()
+            self.transport.write(http1.answer(http1.TooLong.status, body, b"text/plain", close=True))
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def eof_received(self) -> None:
+        if self._refused:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["recorder.connection"] = self  # type: ignore[typeddict-unknown-key]
+        self._idle, self._size = False, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._grow(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._grow(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        target = self.url
+        self.scope["recorder.target"] = target  # type: ignore[typeddict-unknown-key]
+        long = len(target) > _PARSED_URL and target.startswith(b"/")
+        if long:
+            self.url = b"/"  # httptools takes no longer ones apart
+        super().on_headers_complete()
+        if long:  # the application's task has not begun yet
+            path, _, query = target.partition(b"#")[0].partition(b"?")
+            self.scope["path"], self.scope["raw_path"] = unquote(path.decode("latin-1")), path
+            self.scope["query_string"] = query
+
+    def on_body(self, body: bytes) -> None:
+        self._patience.given += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._patience.given += 1
+        self._idle = True
+        super().on_message_complete()
+
+    def _grow(self, size: int) -> None:
+        self._patience.given += 1
+        self._size += size
 
 
 class _Attended(Client):
@@ -146,8 +207,9 @@ class _Attended(Client):
 
 async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], None] | None) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # it is, under nohup
+            loop.add_signal_handler(number, server.handle_exit, number, None)
     server.ready = ready
     await server.serve(sockets=[listener])
 
