@@ -12,17 +12,22 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import sqlalchemy as sa
 
+from recorder import private
 from recorder.csvfile import CSVFile
 from recorder.errors import RecorderError
 from recorder.relations import RELATIONS, Reader, Relation, Row
 
 FORMATS = ("parquet", "csv")
+
+CSV_SAFE = "csv-safe"
+"""CSV for a spreadsheet, which runs no cell of it; its files are named as those of CSV."""
 
 UNDATED = "__HIVE_DEFAULT_PARTITION__"
 """What Hive calls the partition of null: the day of what has none."""
@@ -46,6 +51,8 @@ def format_named(form: str) -> Callable[[BinaryIO, Mapping[str, str]], Format]:
     """What writes a format of FORMATS. Raises RecorderError where its library is missing."""
     if form == "csv":
         return CSVFile
+    if form == CSV_SAFE:
+        return partial(CSVFile, safe=True)
     try:
         from recorder.parquet import ParquetFile
     except ModuleNotFoundError:
@@ -61,15 +68,15 @@ def write_table(connection: sa.Connection, relation: Relation, form: str, file: 
 def write_file(connection: sa.Connection, relation: Relation, form: str, path: Path, advance: Advance) -> None:
     """The same into a file, which is replaced once all is written; a pipe or device is written to as it is."""
     direct = path.exists() and not path.is_file()
-    partial = path if direct else path.with_name(f".{path.name}.partial")
+    unfinished = path if direct else path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with private.writing(unfinished, like=None if direct else path) as file:
             write_table(connection, relation, form, file, advance)
         if not direct:
-            partial.replace(path)
+            unfinished.replace(path)
     finally:
         if not direct:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
 
 def write_folder(connection: sa.Connection, form: str, folder: Path, advance: Advance) -> int:
@@ -79,7 +86,7 @@ def write_folder(connection: sa.Connection, form: str, folder: Path, advance: Ad
     What an export left there before is replaced when all is written, table by table. Raises RecorderError where something else
     is in the way, or another export at work.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     with _alone(folder):
         for name in RELATIONS:
             _check_ours(folder / name)
@@ -90,7 +97,7 @@ def write_folder(connection: sa.Connection, form: str, folder: Path, advance: Ad
             rows = 0
             for name, relation in RELATIONS.items():
                 rows += _write_parts(reader, relation, form, working / "new" / name, advance)
-            (working / "old").mkdir()
+            private.folder(working / "old")
             for name in RELATIONS:
                 if (folder / name).exists():
                     (folder / name).rename(working / "old" / name)
@@ -117,12 +124,12 @@ def _write_parts(reader: Reader, relation: Relation, form: str, folder: Path, ad
 @contextmanager
 def _part(folder: Path, day: str | None, form: str) -> Iterator[BinaryIO]:
     """A new file of a day, which gets its name when it is whole."""
-    path = folder / f"day={day or UNDATED}" / f"part-0.{form}"
-    path.parent.mkdir(parents=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    path = folder / f"day={day or UNDATED}" / f"part-0.{form.partition('-')[0]}"
+    private.folder(path.parent)
+    unfinished = path.with_name(f"{path.name}.partial")
+    with private.writing(unfinished) as file:
         yield file
-    partial.rename(path)
+    unfinished.rename(path)
 
 
 def _write(relation: Relation, form: str, file: BinaryIO, batches: Iterable[Sequence[Row]], advance: Advance) -> int:

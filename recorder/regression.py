@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from recorder import private
 from recorder.deck import Answer, Deck
 from recorder.errors import RecorderError, UsageError
 from recorder.log import Event, Stream
@@ -56,11 +57,12 @@ def write_test(
         raise RecorderError(f"{id} has no request that could be asked again: it was imported without (see NAME.request.json)")
     try:
         recording.parent.mkdir(parents=True, exist_ok=True)
-        with recording.open("w", encoding="utf-8", newline="") as file:
-            file.writelines(write_recording(held))
+        with private.writing(recording) as file:
+            file.writelines(line.encode() for line in write_recording(held))
         shown = "\n".join(f"        {_literal(answer)}," for answer in _answers(recording, settings))
         said = {"id": _quoted(id), "file": _quoted(path.as_posix()), "name": name, "answers": shown}
-        path.write_text(_TEST.format(**said, recording=_quoted(f"{FOLDER}/{path.stem}/{recording.name}")), encoding="utf-8")
+        with private.writing(path) as file:
+            file.write(_TEST.format(**said, recording=_quoted(f"{FOLDER}/{path.stem}/{recording.name}")).encode())
     except OSError as error:
         raise RecorderError(f"{error.filename}: {error.strerror}; name another file with --as-test") from None
     except (httpx.InvalidURL, httpx.HTTPError, ValueError) as error:  # what no client sends, but somebody recorded

@@ -37,6 +37,7 @@ ORDER = (
     "queries",
     "reports",
     "relations",
+    "private",
     "csvfile",
     "parquet",
     "dataset",

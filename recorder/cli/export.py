@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import sqlalchemy as sa
 
-from recorder import database, dataset, log, queries
+from recorder import database, dataset, log, private, queries
 from recorder.cli.opening import opened
 from recorder.cli.output import Progress, counted, note
 from recorder.cli.parameters import configured
@@ -52,6 +52,7 @@ from recorder.sse import Frame
     help="Write a test of pytest that asks the same again, and a redacted recording beside it that answers.",
 )
 @click.option("--force", is_flag=True, help="Let --as-test replace files that are there.")
+@click.option("--csv-safe", is_flag=True, help="With --format csv: no spreadsheet runs a cell; see `usage --csv-safe`.")
 @click.option("--redact", is_flag=True, help="Redact what looks like a key or token of a known kind, too.")
 @configured
 @click.pass_context
@@ -63,6 +64,7 @@ def command(
     output: Path | None,
     as_test: Path | None,
     force: bool,
+    csv_safe: bool,
     redact: bool,
     settings: Settings,
 ) -> None:
@@ -71,10 +73,13 @@ def command(
     Of the settings, `redact` and `content` count here, but not for tables and views: these are written as they are stored.
     """
     db: str = context.obj
+    if csv_safe and form != "csv":
+        raise UsageError("--csv-safe is for --format csv")
     if everything or form in FORMATS:
         if as_test is not None or redact or context.get_parameter_source("settings") is click.core.ParameterSource.COMMANDLINE:
             raise UsageError("tables and views are exported as they are stored; leave out --as-test, --redact and --settings")
-        _export_all(db, id, form, output) if everything else _export_table(db, id, form, output)
+        chosen = dataset.CSV_SAFE if csv_safe else form
+        _export_all(db, id, chosen, output) if everything else _export_table(db, id, chosen, output)
         return
     if id is None:
         raise UsageError("name a stream, run or session; or a table or view with --format parquet or csv")
@@ -107,7 +112,7 @@ def command(
                 sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
             return
-        with _writing(output), output.open("wb") as file:
+        with _writing(output), private.writing(output) as file:
             file.writelines(parts)
 
 
@@ -130,7 +135,7 @@ def _export_table(db: str, name: str | None, form: str, output: Path | None) -> 
 
 def _export_all(db: str, name: str | None, form: str, output: Path | None) -> None:
     """All tables and views into a folder."""
-    if name is not None or output is None or form not in FORMATS:
+    if name is not None or output is None or form not in (*FORMATS, dataset.CSV_SAFE):
         raise UsageError("--all writes all tables and views into a folder: recorder export --all --format parquet -o FOLDER")
     dataset.format_named(form)
     relations = RELATIONS.values()

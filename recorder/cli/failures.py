@@ -54,7 +54,7 @@ def command(
     limit: int | None,
     chart: bool,
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
 ) -> None:
     """Runs that did not end well, and streams without a run that did not, each of one kind; the latest first."""
     on_screen = not (as_json or as_csv)

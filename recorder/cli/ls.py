@@ -46,7 +46,7 @@ def command(
     label: str | None,
     limit: int,
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
 ) -> None:
     """List sessions, the latest first."""
     filters: dict[str, Any] = {"failed": failed, "model": model, "status": status, "limit": limit}

@@ -10,13 +10,15 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from recorder import jsontext
 from recorder.cli.columns import GAP, Column, Row, fitted
+from recorder.csvfile import inert
 from recorder.errors import UsageError
 
 if TYPE_CHECKING:
@@ -241,10 +243,21 @@ def dollars(value: Any) -> str | None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of a table.")
 
-csv_option = click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout instead of a table.")
+CSV_SAFE = "safe"
 
 
-def emitted(value: Any, rows: Sequence[Row], columns: Sequence[str], as_json: bool, as_csv: bool) -> bool:
+def csv_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--csv and --csv-safe, as `as_csv`: None, or which."""
+    safe = click.option(
+        "--csv-safe",
+        "as_csv",
+        flag_value=CSV_SAFE,
+        help="CSV for a spreadsheet: cells that it would run begin with an apostrophe.",
+    )
+    return click.option("--csv", "as_csv", flag_value="plain", help="CSV on stdout instead of a table.")(safe(command))
+
+
+def emitted(value: Any, rows: Sequence[Row], columns: Sequence[str], as_json: bool, as_csv: str | None) -> bool:
     """Whether a document was asked for, which is then on stdout: the value as JSON, or the rows as CSV.
 
     columns: the names of rows, for where there are none. Lists and objects are JSON within CSV. Raises UsageError for both.
@@ -254,13 +267,18 @@ def emitted(value: Any, rows: Sequence[Row], columns: Sequence[str], as_json: bo
     if as_json:
         emit(value)
     elif as_csv:
-        escaped = printable if is_screen() else str
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(rows[0] if rows else columns)
-        for row in rows:
-            plain = (jsontext.dumps(value) if isinstance(value, (list, dict)) else value for value in row.values())
-            writer.writerow([escaped(value) if isinstance(value, str) else value for value in plain])
-    return as_json or as_csv
+        plain = ([jsontext.dumps(each) if isinstance(each, (list, dict)) else each for each in row.values()] for row in rows)
+        print_csv(list(rows[0] if rows else columns), plain, safe=as_csv == CSV_SAFE)
+    return as_json or as_csv is not None
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, safe: bool) -> None:
+    """CSV on stdout, on a terminal without what could move its cursor. safe: a spreadsheet runs no cell."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    shown: Callable[[str], str] = printable if is_screen() else str
+    for row in chain([columns], rows):
+        held = [inert(each) for each in row] if safe else row
+        writer.writerow([shown(each) if isinstance(each, str) else each for each in held])
 
 
 def printable(text: str) -> str:

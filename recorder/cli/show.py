@@ -55,7 +55,7 @@ _STREAM_COLUMNS = (
 @json_option
 @csv_option
 @click.pass_obj
-def command(db: str, id: str, at: str | None, events: bool, as_json: bool, as_csv: bool) -> None:
+def command(db: str, id: str, at: str | None, events: bool, as_json: bool, as_csv: str | None) -> None:
     """Show a stream, run, session or thread: an id, an unambiguous prefix of one, or `last`."""
     stream_prefix, _, position = at.rpartition(":") if at else ("", "", "")
     if at and not position.isdigit():

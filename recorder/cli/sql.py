@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import click
 
 from recorder import jsontext
 from recorder.cli.opening import connect_read_only, opened
-from recorder.cli.output import document, note, printable, table
+from recorder.cli.output import CSV_SAFE, csv_option, document, note, print_csv, table
 from recorder.cli.parameters import MOST, Finite
 from recorder.cli.reader import Row, reading
 from recorder.errors import UsageError
@@ -54,7 +53,7 @@ Tables: {", ".join(TABLES)}.
 @click.option("-f", "--file", type=click.File("rb"), metavar="FILE", help="A file that holds the query; - is stdin.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), help="How rows print.  [default: table]")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-@click.option("--csv", "as_csv", is_flag=True, help="The same as --format csv.")
+@csv_option
 @click.option(
     "--limit",
     type=click.IntRange(1, MOST),
@@ -76,7 +75,7 @@ def command(
     file: BinaryIO | None,
     form: str | None,
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
     limit: int | None,
     timeout: float,
 ) -> None:
@@ -93,7 +92,7 @@ def command(
             if form == "json":
                 _print_json(columns, islice(rows, limit))
             elif form == "csv":
-                _print_csv(columns, islice(rows, limit))
+                print_csv(columns, islice(rows, limit), safe=as_csv == CSV_SAFE)
             else:
                 table(islice(rows, limit or TABLE_ROWS), columns, empty="no rows")
                 if limit is None and next(rows, None) is not None:
@@ -132,11 +131,3 @@ def _print_json(columns: list[str], rows: Iterator[Row]) -> None:
         sys.stdout.write(separator + document(jsontext.dumps(dict(zip(names, row, strict=True)))))
         separator = ","
     sys.stdout.write("]\n" if separator == "," else "[]\n")
-
-
-def _print_csv(columns: list[str], rows: Iterator[Row]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    if sys.stdout.isatty():
-        rows = ([printable(value) if isinstance(value, str) else value for value in row] for row in rows)
-    writer.writerows(rows)

@@ -67,7 +67,7 @@ def command(
     limit: int | None,
     chart: bool,
     as_json: bool,
-    as_csv: bool,
+    as_csv: str | None,
 ) -> None:
     """Token usage of runs. A run that did not say its usage is counted as unknown and adds nothing."""
     on_screen = not (as_json or as_csv)
