@@ -1139,3 +1139,15 @@ def test_a_text_is_the_same_however_it_is_cut_into_deltas(text: str, cuts: list[
     assert message_of(view) == {"role": "assistant", "content": text, "reasoning_content": text}
     call_view = viewed(calling(call(0, "a", "f", ""), *(call(0, arguments=piece) for piece in pieces)))
     assert calls_in(call_view) == [("a", "f", text)]
+
+
+def test_a_piece_of_a_call_without_index_and_name_under_an_id_of_its_own_goes_on_with_the_last() -> None:
+    view = viewed(calling(call(None, "call_1", "weather", '{"city":'), call(None, "call_2", arguments='"Oslo"}')))
+    assert [each["function"]["arguments"] for each in message_of(view)["tool_calls"]] == ['{"city":"Oslo"}']
+    assert kinds(view) == ["id_changed"]
+
+
+def test_halves_of_a_character_in_two_deltas_are_one() -> None:
+    thought, said = ([{field: half} for half in ("\ud83d", "\ude00")] for field in ("reasoning_content", "content"))
+    view = viewed(saying(*thought, *said))
+    assert (message_of(view)["content"], message_of(view)["reasoning_content"]) == ("\U0001f600", "\U0001f600")

@@ -476,6 +476,9 @@ def _call(part: Part, spot: Spot, entry: Object, bare: bool) -> Entity:
     if type(index) is not int:
         if id is not None:
             found = next((call for call in islice(reversed(calls.values()), ANSWERS_LIMIT) if call.object.get("id") == id), None)
+            if found is None and not name and last is not None and last.object.get("name"):
+                part.anomaly(spot.position, "id_changed", f"choice {spot.choice}: a call without a name, {id:.100}")
+                found = last  # a piece of it under an id of its own
         else:
             another = last is not None and bool(last.texts) and bool(name) and name != last.object.get("name")
             found = None if another or (bare and name) else last
