@@ -63,6 +63,7 @@ IMPURE = {"socket", "time", "datetime", "sqlalchemy", "asyncio", "threading", "o
 FOLDER_ORDER = {
     "protocols": (
         "payload",
+        "errors",
         "deltas",
         "partial",
         "usage",

@@ -952,7 +952,7 @@ def test_a_body_that_does_not_say_that_it_is_json_is_not_folded(content_type: st
         ({"message": "no such route", "code": 404}, (None, "no such route")),
         ("<html>Bad gateway</html>", (None, "<html>Bad gateway</html>")),
         ({"error": "gone"}, (None, "gone")),
-        ({"detail": "Not Found"}, (None, '{"detail": "Not Found"}')),
+        ({"detail": "Not Found"}, (None, "Not Found")),
     ],
 )
 def test_a_refusal_is_the_streams_error_and_no_run(said: Any, error: tuple[str | None, str]) -> None:

@@ -334,7 +334,8 @@ def told_of_chats(name: str) -> dict[str, Told]:
         finished.append(next((choice["finish_reason"] for choice in mine if choice.get("finish_reason")), None))
         text += said
     statuses = {"requires_action" if calls and reason == "stop" else CHAT_STATUS[reason] for reason in finished}
-    (status,) = {"failed"} if any("error" in payload for payload in chunks) else statuses
+    broken = any("error" in payload for payload in chunks) or name in CHAT_ANOMALIES  # whose error is a field of its own
+    (status,) = {"failed"} if broken else statuses
     usage = next((payload["usage"] for payload in reversed(chunks) if payload.get("usage")), {})
     details = usage.get("prompt_tokens_details") or {}
     tokens = (*(usage.get(f"{key}_tokens") for key in ("prompt", "completion", "total")), details.get("cached_tokens"))

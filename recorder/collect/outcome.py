@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from recorder import jsontext
+from recorder.protocols.errors import error_in
 from recorder.sse import Frame, is_system
 
 
@@ -27,7 +27,7 @@ class Ending:
                 self.error = True
             elif data == "[DONE]" and not is_system(type):
                 self.done = True
-            elif not type and '"error"' in data and _is_error(jsontext.object_of(data)):
+            elif not type and '"error"' in data and error_in(jsontext.object_of(data)) is not None:
                 self.error = True
 
     def of_connection(self, closed: str, status: int | None) -> str:
@@ -45,8 +45,3 @@ class Ending:
         if self.done or (self.body and not self.tail):
             return "done"
         return "cut" if self.tail else "eof"
-
-
-def _is_error(payload: dict[str, Any]) -> bool:
-    """Whether an event without a name is an error: an `error` of its own, its type, or the event in its envelope."""
-    return isinstance(payload.get("error"), (dict, str)) or "error" in (payload.get("type"), payload.get("event"))

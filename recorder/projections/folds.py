@@ -11,8 +11,9 @@ from recorder import jsontext
 from recorder.database import StreamID, metadata
 from recorder.log import Stream
 from recorder.protocols import FOLD_VERSION, Request
+from recorder.protocols.failure import code_of_stream
 from recorder.protocols.fold import StreamFold
-from recorder.protocols.payload import as_text, error_code
+from recorder.protocols.payload import as_text
 from recorder.protocols.view import Contribution, Source
 
 folds = sa.Table(
@@ -58,9 +59,10 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
         fold.last_us,
         fold.stalled,
         fold.status,
-        error_code(fold.error or {}),
+        code_of_stream(fold.outcome, fold.status, fold.error),
         as_text((fold.error or {}).get("message")),
         (stream.started_at - _EPOCH) // timedelta(microseconds=1),
+        fold.error_at,
     )
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import StreamID, UTCTime, metadata
+from recorder.protocols.errors import error_code
 from recorder.protocols.failure import calls_of
 from recorder.protocols.payload import as_object
 from recorder.protocols.usage import Counts, read
@@ -137,7 +138,7 @@ def rows(view: RunView) -> dict[sa.Table, list[dict[str, Any]]]:
                 "last_error_code": text(error.get("code")),
                 "last_error_message": text(error.get("message")),
                 "incomplete_reason": text(details.get("reason")),
-                "error_code": text((view.error or {}).get("code")) or text((view.error or {}).get("type")),
+                "error_code": text(error_code(view.error or {})),
                 "error_message": text((view.error or {}).get("message")),
                 "required_action_type": text(action.get("type")),
                 **(usage_columns(run.get("usage"), view.counts) if view.usage_source != "steps" else _sum_of_steps(view)),

@@ -15,6 +15,7 @@ from recorder.projections.anomalies import anomalies
 from recorder.projections.costs import COSTS
 from recorder.projections.runs import COUNTERS, runs, text, without_usage
 from recorder.projections.runs import name as indexed
+from recorder.protocols.failure import code_of_stream
 from recorder.protocols.fold import StreamFold
 
 session_streams = sa.Table(
@@ -84,7 +85,7 @@ def stream_row(stream: Stream, fold: StreamFold, run_ids: Iterable[str], session
         "path": stream.path,
         "status": fold.status,
         "outcome": fold.outcome,
-        "error_code": text(error.get("code")) or text(error.get("type")),
+        "error_code": text(code_of_stream(fold.outcome, fold.status, fold.error)),
         "error_message": text(error.get("message")),
         "events": fold.events,
         "bytes": fold.bytes,
@@ -156,9 +157,10 @@ def apply(connection: sa.Connection, touched: set[str]) -> None:
 
 
 def failed_streams(connection: sa.Connection, where: sa.ColumnElement[bool]) -> dict[str, str]:
-    """{stream_id: session_id} of streams that ended in an error while no run of theirs counts as failed."""
+    """{stream_id: session_id} of streams that ended in an error, or told one, while no run of theirs counts as failed."""
     columns = session_streams.c
-    ended = sa.select(columns.stream_id, columns.session_id, columns.runs).where(where, columns.outcome.in_(FAILED_OUTCOMES))
+    told = sa.or_(columns.outcome.in_(FAILED_OUTCOMES), columns.error_code.is_not(None))
+    ended = sa.select(columns.stream_id, columns.session_id, columns.runs).where(where, told)
     found = connection.execute(ended.order_by(columns.started_at, columns.stream_id)).all()
     failed: set[str] = set()
     for some in slices({key for _, _, speaks_of in found for key in jsontext.loads(speaks_of)}):

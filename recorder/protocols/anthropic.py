@@ -14,8 +14,9 @@ from typing import Any
 from recorder import jsontext
 from recorder.protocols import endings, objects
 from recorder.protocols.deltas import Fragments
+from recorder.protocols.errors import error_code, error_in, event_of
 from recorder.protocols.partial import Entity, Part, Partial, Request
-from recorder.protocols.payload import as_list, as_object, as_output, as_text, error, is_id, value
+from recorder.protocols.payload import as_list, as_object, as_output, as_text, is_id, value
 from recorder.protocols.usage import COST_FIELDS, Reading, follow, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
@@ -85,14 +86,16 @@ def answers(request: Request) -> dict[str, Any]:
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
     """Fold one event into the partial state, in place."""
-    event = value(data)
-    if not isinstance(event, dict):
+    event = event_of(type, data)
+    if event is None:
         if data:
             partial.unparsable(position, offset_us, type, data)
         return
     kind = event.get("type") or type
-    if kind == "error":
-        partial.error = {**error(event), "code": as_object(event.get("error")).get("type")}
+    told = None if kind in _EVENTS else error_in(event, kind == "error")
+    if told is not None:
+        kind = "error"
+        partial.fail({**told, "code": error_code(told)}, position)
     elif kind == "message_start":
         message = as_object(event.get("message"))
         partial.run_key = message["id"] if is_id(message.get("id")) else f"anthropic_{partial.stream_id}"
@@ -114,15 +117,13 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     elif kind == "message_stop":
         part.object["stopped"] = part.terminal = True
     elif kind == "error":
-        part.error = {**(partial.error or {}), "position": position}
+        partial.fail(partial.error or {}, position, part)
         part.object["error"], part.terminal = partial.error, True
 
 
 def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     """Fold a message that came whole."""
     if not matches_body(found):
-        if isinstance(found, dict) and isinstance(found.get("error"), dict):
-            partial.error = {**error(found), "code": found["error"].get("type")}
         return
     partial.run_key = found["id"] if is_id(found.get("id")) else f"anthropic_{partial.stream_id}"
     part = partial.part(partial.run_key, position, offset_us)

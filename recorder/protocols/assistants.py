@@ -23,8 +23,9 @@ from copy import deepcopy
 from typing import Any
 
 from recorder.protocols import deltas, endings
+from recorder.protocols.errors import error, error_in
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
-from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.payload import is_id, stamp, value
 from recorder.protocols.usage import follow, read
 from recorder.protocols.view import EntityView, Merged, MergedRun, Shown
 from recorder.vocabulary import MESSAGE_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, STREAMED
@@ -152,6 +153,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     if handler is None:
         if data not in ("[DONE]", "") and found is None:
             partial.unparsable(position, offset_us, name, data)
+        if not name and error_in(payload) is not None:
+            _on_error(partial, position, offset_us, name, payload)
         return
     if name == "error":
         said = payload if isinstance(payload, str) else data
@@ -377,9 +380,8 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
 
 def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
     """Of an error event, in any of its shapes: nested, flat, or a text."""
-    partial.error = error(payload)
-    if partial.run_key is not None:
-        partial.part(partial.run_key, position, offset_us).error = {**partial.error, "position": position}
+    part = None if partial.run_key is None else partial.part(partial.run_key, position, offset_us)
+    partial.fail(error(payload), position, part)
 
 
 Handler = Callable[[Partial, int, int, str, dict[str, Any]], None]

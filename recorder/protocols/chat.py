@@ -26,8 +26,9 @@ from recorder import jsontext
 from recorder.protocols import deltas, endings
 from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, present
 from recorder.protocols.deltas import Fragments
+from recorder.protocols.errors import error_in, event_of
 from recorder.protocols.partial import Entity, Part, Partial, Request
-from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.payload import is_id, stamp, value
 from recorder.protocols.usage import follow
 
 __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
@@ -136,8 +137,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
             part.object["done"] = True
             _settle(part)
         return
-    event = value(data)
-    if not isinstance(event, dict):
+    event = event_of(type, data)
+    if event is None:
         if data:
             partial.unparsable(position, offset_us, type, data)
         return
@@ -148,12 +149,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
             part.anomaly(position, "delta_after_end", "a chunk after [DONE]")
         else:
             _on_chunk(part, position, offset_us, event, choices if isinstance(choices, list) else [])
-    if type == "error" or (isinstance(event.get("error"), (dict, str)) and event["error"]):
-        _on_error(partial, position, offset_us, event)
-    elif isinstance(choices, list):
-        for choice in choices:
-            if isinstance(choice, dict) and isinstance(choice.get("error"), (dict, str)) and choice["error"]:
-                _on_error(partial, position, offset_us, choice)
+    if not choices or '"error"' in data or type == "error" or "base_resp" in event:
+        _on_error(partial, position, offset_us, error_in(event, type == "error"))
 
 
 def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
@@ -161,8 +158,6 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     if partial.asked is None:
         return
     if not matches_body(found):
-        if isinstance(found, dict) and isinstance(found.get("error"), (dict, str)) and found["error"]:
-            partial.error = error(found)
         return
     part = _part(partial, position, offset_us)
     choices = [choice for choice in found["choices"] if isinstance(choice, dict)]
@@ -180,9 +175,7 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     for at, reason in enumerate(reasons):
         _check_reason(part, Spot(position, offset_us, str(at)), reason)
     _settle(part)
-    for given in (found, *choices):
-        if isinstance(given.get("error"), (dict, str)) and given["error"]:
-            _on_error(partial, position, offset_us, given)
+    _on_error(partial, position, offset_us, error_in(found))
 
 
 class Spot(NamedTuple):
@@ -217,12 +210,13 @@ def _settle(part: Part) -> None:
     part.terminal = "error" in part.object or (enough and bool(choices) and not part.object["open"])
 
 
-def _on_error(partial: Partial, position: int, offset_us: int, event: Object) -> None:
-    flat = "error" not in event
-    partial.error = error({key: found for key, found in event.items() if key != "type"} if flat else event)
-    if (part := _known(partial, position, offset_us)) is not None:
-        part.error = {**partial.error, "position": position}
-        part.object["error"] = partial.error
+def _on_error(partial: Partial, position: int, offset_us: int, told: Object | None) -> None:
+    if told is None:
+        return
+    part = _known(partial, position, offset_us)
+    partial.fail(told, position, part)
+    if part is not None:
+        part.object["error"] = told
         _settle(part)
 
 

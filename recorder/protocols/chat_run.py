@@ -15,6 +15,7 @@ from recorder import jsontext
 from recorder.protocols import endings, objects
 from recorder.protocols.deltas import whole
 from recorder.protocols.endings import Ending
+from recorder.protocols.errors import error_code
 from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.usage import read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
@@ -237,9 +238,8 @@ def _required_action(pending: list[Object]) -> Object:
 
 def _last_error(error: Any, choices: list[Choice]) -> Object:
     if isinstance(error, dict):
-        code = error.get("code") if error.get("code") is not None else error.get("type")
         message = error.get("message")
-        return {"code": None if code is None else str(code), "message": as_output(message) or "the server gave no reason"}
+        return {"code": error_code(error), "message": as_output(message) or "the server gave no reason"}
     choice = next(choice for choice in choices if choice.status == "failed")
     return {"code": choice.finish_reason, "message": f"choice {choice.number} finished with {choice.finish_reason}"}
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recorder.protocols.payload import as_list, as_object, as_text, error_code
+from recorder.protocols.errors import error_code
+from recorder.protocols.payload import as_list, as_object, as_text
 from recorder.protocols.view import EntityView, Failure, RunView, Source
 
 KINDS = (
@@ -43,12 +44,13 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
         if status in _STATUSES:
             said = as_object(view.object.get("last_error")) or (view.error or {})
             details = as_object(view.object.get("incomplete_details"))
-            code = as_text(details.get("reason")) or error_code(said) or str(status)
+            code = as_text(details.get("reason")) or error_code(said) or ("error" if view.error else str(status))
+            if view.error is not None and view.error.get("message") == said.get("message"):
+                at = _of_error(view, at)
             return Failure(str(status), code, as_text(said.get("message")) or as_text(details.get("message")), *at)
         return next((_of_call(step, call, at) for step in view.steps for call in failed_calls(step)), None)
     if view.error is not None:
-        position = view.error.get("position")
-        at = (view.error_stream or last.stream_id, position if isinstance(position, int) else last.position)
+        at = _of_error(view, (last.stream_id, last.position))
         return Failure("failed", error_code(view.error) or "error", as_text(view.error.get("message")), *at)
     if view.state == "active":
         return None
@@ -68,8 +70,9 @@ def failure_of_stream(source: Source) -> Failure | None:
         return _of_response(source)
     at = (source.stream_id, source.position)
     message = source.error_message
-    if source.outcome == "error":
-        return Failure("failed", source.error_code or "error", message, *at)
+    if source.outcome == "error" or source.error_at is not None:  # the outcome of a file that was imported is how it ends
+        shown = source.position if source.error_at is None else source.error_at
+        return Failure("failed", source.error_code or "error", message, source.stream_id, shown)
     if source.stalled:
         return Failure("stalled", source.outcome, message, *at)
     if source.outcome == "eof" and source.events:
@@ -77,6 +80,13 @@ def failure_of_stream(source: Source) -> Failure | None:
     if source.outcome in _OUTCOMES:
         return Failure(source.outcome, source.outcome, message, *at)
     return Failure("unknown", "lost", None, *at) if source.outcome == "lost" else None
+
+
+def code_of_stream(outcome: str | None, status: int | None, error: dict[str, Any] | None) -> str | None:
+    """The code of a stream's error: as it was told, else HTTP's status, or that there was one. None where there was none."""
+    if error is not None and (code := error_code(error)) is not None:
+        return code
+    return str(status) if outcome == "http_error" and status is not None else "error" if error is not None else None
 
 
 def calls_of(step: EntityView) -> list[dict[str, Any]]:
@@ -121,6 +131,11 @@ def _of_call(step: EntityView, call: dict[str, Any], ended: tuple[str, int]) -> 
     return Failure("tool_failed", error_code(said) or tool_name(call), message, *(step.shown or ended))
 
 
+def _of_error(view: RunView, else_at: tuple[str, int]) -> tuple[str, int]:
+    """The stream and position of the event that told the error of a run."""
+    position = (view.error or {}).get("position")
+    return (view.error_stream or else_at[0], position) if isinstance(position, int) else else_at
+
+
 def _of_response(source: Source) -> Failure:
-    code = source.error_code or (None if source.status is None else str(source.status))
-    return Failure("http_error", code, source.error_message, source.stream_id, 0)  # $response comes first
+    return Failure("http_error", source.error_code, source.error_message, source.stream_id, 0)  # $response comes first

@@ -8,8 +8,9 @@ from typing import Any
 
 from recorder import jsontext, kind
 from recorder.protocols import WireProtocol, named, protocol_for, protocol_of_body, protocol_of_event
+from recorder.protocols.errors import error, error_in, event_of, is_words, told_outside
 from recorder.protocols.partial import STREAM, Partial, Request
-from recorder.protocols.payload import error, value
+from recorder.protocols.payload import value
 from recorder.sse import SSEDecoder, is_system, parse
 
 BODY_LIMIT = 64 * 1024 * 1024
@@ -34,6 +35,9 @@ _BEGINNINGS = (
 """What a body may be whose text begins so; one of fewer characters may still become anything."""
 
 _MARK = "data: [DONE]"
+
+_WORDS_LIMIT = 500  # characters of an error's words where it is no JSON
+_REFUSAL_LIMIT = 256 * 1024  # characters of the body of an error response that are looked at
 
 _BY_CHOICE = "not recorded:"
 """How the reason of a gap begins that the user's own settings asked for: nothing is amiss with the stream."""
@@ -65,6 +69,7 @@ class StreamFold:
         self._tail: str | None = own.get("tail")
         self._kind: str | None = own.get("kind")  # of a body, once that is known
         self._body: list[str] = own.get("body") or []
+        self._words: list[Any] | None = own.get("words")  # position and data of the last event, where that is no JSON
         self._protocol = named(own.get("protocol"))
         if states is None:
             self._partial = Partial(request.stream_id)
@@ -98,10 +103,7 @@ class StreamFold:
         self.bytes += _size(data)
         if self.first_event_us is None:
             self.first_event_us = offset_us
-        if self._protocol is None:
-            self._speak(protocol_of_event(type, data))
-        if self._protocol is not None:
-            self._evolve(position, offset_us, type, data)
+        self._event(position, offset_us, type, data)
 
     def feed_all(self, events: Iterable[tuple[int, int, str, str]]) -> None:
         """Fold events given as (position, offset_us, type, data)."""
@@ -128,6 +130,7 @@ class StreamFold:
             "tail": self._tail,
             "kind": self._kind,
             "body": self._body,
+            "words": self._words,
             "partial": self._partial.to_json(),
             "part": states.get(STREAM),
         }
@@ -162,6 +165,11 @@ class StreamFold:
         """Of an error event or an error response: code, type, message, param."""
         return self._partial.error
 
+    @property
+    def error_at(self) -> int | None:
+        """The position of that event, None where HTTP's status told the error."""
+        return self._partial.error_at
+
     def _speak(self, protocol: WireProtocol | None) -> None:
         """Settle on a protocol, once."""
         self._protocol = protocol
@@ -185,6 +193,20 @@ class StreamFold:
         if part is not None and part.terminal is (part.ended is None):
             part.ended = position if part.terminal else None
 
+    def _event(self, position: int, offset_us: int, type: str, data: str) -> None:
+        if self._protocol is None:
+            self._speak(protocol_of_event(type, data))
+        if data[:1] != "{" and is_words(data):
+            self._words = [position, data[:_WORDS_LIMIT]]
+        elif self._words is not None and data != "[DONE]":
+            self._words = None  # the stream went on
+        if self._protocol is not None:
+            self._evolve(position, offset_us, type, data)
+        elif type == "error" or (not type and '"error"' in data):
+            told = error_in(event_of(type, data), type == "error")
+            if told is not None:
+                self._partial.fail(told, position)
+
     def _silent(self, position: int, offset_us: int, gap_us: int, type: str) -> None:
         self.stalls += gap_us >= STALL_US
         self.stalled = gap_us >= STALL_US and type == "$end"
@@ -204,10 +226,7 @@ class StreamFold:
         """A body, or a piece of one: it is folded when its JSON is whole."""
         self.bytes += _size(data)
         if self.status is not None and self.status >= 400:
-            if self._partial.error is None:
-                found = jsontext.object_of(data)
-                tells = isinstance(found.get("error"), (dict, str)) or isinstance(found.get("message"), str)
-                self._partial.error = error(found if tells else data[:500])
+            self._on_refusal(data)
             return
         self._body.append(data)
         if self._kind is None:
@@ -237,6 +256,9 @@ class StreamFold:
                 self._note_end(position)
             except Exception as problem:  # noqa: BLE001 - as in _evolve
                 self._anomaly(position, offset_us, "not_folded", f"body: {problem!r}")
+        is_answer = self._protocol is not None and self._protocol.matches_body(found)
+        if not is_answer and (told := error_in(found)) is not None:
+            self._partial.fail(told, position)
         return True
 
     def _stream(self, position: int, offset_us: int, text: str) -> None:
@@ -244,12 +266,19 @@ class StreamFold:
         decoder = SSEDecoder()
         for frame in (*decoder.feed(text.encode("utf-8", "surrogatepass")), *decoder.finish()):
             if not is_system(frame.type):
-                if self._protocol is None:
-                    self._speak(protocol_of_event(frame.type, frame.data))
-                if self._protocol is not None:
-                    self._evolve(position, offset_us, frame.type, frame.data)
+                self._event(position, offset_us, frame.type, frame.data)
+
+    def _on_refusal(self, data: str) -> None:
+        """The body of an error response, or a piece of it: its error, or else its words."""
+        if sum(map(len, self._body)) > _REFUSAL_LIMIT:
+            return
+        self._body.append(data)
+        text = "".join(self._body)
+        told = error(found) if isinstance(found := value(text), (dict, list)) else None
+        self._partial.error = told if told is not None and told["message"] is not None else error(text[:_WORDS_LIMIT])
 
     def _on_block(self, position: int, offset_us: int, data: str) -> None:
+        self._on_outside(position, offset_us, data)
         if data.strip("\r\n\ufeff"):
             self._anomaly(position, offset_us, "undispatched", f"a block without data: {data[:200]}")
 
@@ -267,7 +296,7 @@ class StreamFold:
             self._anomaly(position, offset_us, "gap", data)
 
     def _on_end(self, position: int, offset_us: int, data: str) -> None:
-        """The stream is over: its outcome; and a tail that is complete but for its blank line is folded after all."""
+        """The stream is over: its outcome, and what the last that came of it says."""
         outcome = jsontext.object_of(data).get("outcome")
         self.outcome = outcome if isinstance(outcome, str) else None
         tail, self._tail = self._tail, None
@@ -275,17 +304,42 @@ class StreamFold:
         if self._kind == kind.SSE and kind.kind_of(body.encode("utf-8", "replace"), "text/plain") == kind.SSE:
             self._stream(position - 1, offset_us, body)
         if tail and not self.events and tail.lstrip(_BLANK)[:1] in ("{", "[") and self._whole(position, offset_us, [tail]):
+            tail = None
+        self._on_tail_end(position, offset_us, tail or "")
+        self._on_last_words(offset_us)
+
+    def _on_last_words(self, offset_us: int) -> None:
+        """Words as the last event of a stream whose run did not end are what its server had to say of that."""
+        words, self._words = self._words, None
+        if words is None or self._protocol is None or self._partial.error is not None:
             return
+        part = self._partial.parts.get(self._partial.run_key or STREAM)
+        if part is None or not part.terminal:
+            self._evolve(words[0], offset_us, "error", jsontext.dumps({"error": {"message": words[1]}}))
+
+    def _on_outside(self, position: int, offset_us: int, text: str) -> None:
+        """An error that stands in the stream without `data:`, as servers write it that break in the middle of one."""
+        told = told_outside(text)
+        if told is None:
+            return
+        if self._protocol is not None:
+            self._evolve(position, offset_us, "error", told)
+        elif (found := error_in(event_of("error", told), named=True)) is not None:
+            self._partial.fail(found, position)
+
+    def _on_tail_end(self, position: int, offset_us: int, tail: str) -> None:
+        """A tail that is complete but for its blank line is folded after all."""
+        self._on_outside(position, offset_us, tail)
         if not tail or self._protocol is None:
             return
         if tail[-1] not in "\r\n" and not tail.splitlines()[-1].startswith("data:"):
             return  # a line was cut that might have said what this event is
         type, text = parse(tail.encode())
         try:
-            value = jsontext.loads(text)
+            found = jsontext.loads(text)
         except jsontext.JSONError:
             return
-        if isinstance(value, (dict, list)):  # JSON that closes its brackets is whole, with or without its line end
+        if isinstance(found, (dict, list)):  # JSON that closes its brackets is whole, with or without its line end
             self._evolve(position, offset_us, type, text)
             self._anomaly(position, offset_us, "tail_folded", f"{type or 'message'}: lacked its blank line")
 

@@ -229,7 +229,7 @@ class Partial:
     one's output is the very end of it, so that this run goes on where the run of that call stopped.
     after: the sequence number after which the stream was asked to go on. stream_id: names a run that has no id of its own.
     asked: what the request asks of the run, until there is one, for protocols whose answers do not repeat it; None where it
-    asks for none.
+    asks for none. error: of an error event or an error response; error_at: the position of that event, None where HTTP told it.
     """
 
     def __init__(self, stream_id: str = "") -> None:
@@ -246,6 +246,7 @@ class Partial:
         self.after: int | None = None
         self.asked: dict[str, Any] | None = {}
         self.error: dict[str, Any] | None = None
+        self.error_at: int | None = None
         self.problems: list[tuple[str, str]] = []
 
     def part(self, key: str, position: int, offset_us: int) -> Part:
@@ -281,6 +282,12 @@ class Partial:
         """Say of the run that the connection is about, or of the stream, that an event's data is no JSON object."""
         part = self.part(self.run_key or STREAM, position, offset_us)
         part.anomaly(position, "unparsable", f"{type or 'message'}: {data[:200]}")
+
+    def fail(self, error: dict[str, Any], position: int, part: Part | None = None) -> None:
+        """Note an error event, of the run that the connection is about where there is one."""
+        self.error, self.error_at = error, position
+        if part is not None:
+            part.error = {**error, "position": position}
 
     def restart(self, key: str, position: int, offset_us: int) -> Part:
         """A new part in place of one that turned out to be of another run."""
@@ -326,6 +333,7 @@ class Partial:
             "after": self.after,
             "asked": self.asked,
             "error": self.error,
+            "error_at": self.error_at,
         }
 
     @classmethod

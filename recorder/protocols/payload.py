@@ -1,4 +1,4 @@
-"""What every protocol reads alike: an event's JSON, an id, an error in any of its shapes."""
+"""What every protocol reads alike: an event's JSON, an id, values of a type."""
 
 from __future__ import annotations
 
@@ -38,21 +38,6 @@ def is_id(value: Any) -> bool:
 def stamp(value: Any) -> float | None:
     """A time in seconds, None where a value is none."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else None
-
-
-def error(payload: Any) -> dict[str, Any]:
-    """code, type, message and param of an error: nested under `error`, flat, or a text."""
-    nested = payload.get("error") if isinstance(payload, dict) else payload
-    if isinstance(nested, str):
-        return {"code": None, "type": None, "message": nested, "param": None}
-    found = nested if isinstance(nested, dict) else payload if isinstance(payload, dict) else {}
-    return {key: found.get(key) for key in ("code", "type", "message", "param")}
-
-
-def error_code(error: dict[str, Any]) -> str | None:
-    """The code of an error, else its type."""
-    found = error.get("code") if error.get("code") is not None else error.get("type")
-    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else None
 
 
 def as_object(value: Any) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from urllib.parse import parse_qs
 
 from recorder.protocols import endings
 from recorder.protocols.deltas import Fragments
+from recorder.protocols.errors import error_in, event_of
 from recorder.protocols.partial import STREAM, UNNUMBERED, Entity, Part, Partial, Request
-from recorder.protocols.payload import error, is_id, stamp, value
+from recorder.protocols.payload import is_id, stamp, value
 from recorder.protocols.response_run import CALLS, answered_call, present
 from recorder.protocols.usage import follow
 
@@ -151,8 +152,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     """Fold one event into the partial state, in place."""
     if data == "[DONE]":
         return
-    event = value(data)
-    if not isinstance(event, dict):
+    event = event_of(type, data)
+    if event is None:
         if data:
             partial.part(_known(partial) or STREAM, position, offset_us).anomaly(
                 position, "unparsable", f"{type or 'message'}: {data[:200]}"
@@ -171,8 +172,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
         spot = Spot(position, number, number is None or part.count(number, position))
         if not _has_ended(part, spot, name):
             HANDLERS[name](part, spot, name, event)
-    elif name == "error" or isinstance(event.get("error"), (dict, str)):
-        _on_error(partial, position, offset_us, number, event)
+    elif (told := error_in(event, name == "error")) is not None:
+        _on_error(partial, position, offset_us, number, told)
     elif number is not None and (key := _known(partial)):
         partial.part(key, position, offset_us).count(number, position)  # a keep-alive takes a number too
 
@@ -331,13 +332,11 @@ def _status(name: str, response: dict[str, Any]) -> str | None:
     return of_event or {"response.created": "in_progress"}.get(name, name.removeprefix("response.") or None)
 
 
-def _on_error(partial: Partial, position: int, offset_us: int, number: int | None, event: Event) -> None:
-    partial.error = error({key: inner for key, inner in event.items() if key != "type"} if "error" not in event else event)
-    if (key := _known(partial)) is not None:
-        part = partial.part(key, position, offset_us)
-        part.error = {**partial.error, "position": position}
-        if number is not None:
-            part.count(number, position)
+def _on_error(partial: Partial, position: int, offset_us: int, number: int | None, told: Event) -> None:
+    part = partial.part(key, position, offset_us) if (key := _known(partial)) is not None else None
+    partial.fail(told, position, part)
+    if part is not None and number is not None:
+        part.count(number, position)
 
 
 # Items

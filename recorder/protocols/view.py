@@ -16,7 +16,8 @@ class Source(NamedTuple):
     """The stream that a part comes from. Times are ISO 8601 UTC, so that they sort as text.
 
     position, last_us: of its last event. stalled: it was silent for long when it ended. status: of HTTP. error_code,
-    error_message: of an error event in it, or of the response that was an error. started_us: when it began, since 1970.
+    error_message: of an error event in it, at position error_at, or of the response that was an error (error_at is None then).
+    started_us: when it began, since 1970.
     """
 
     stream_id: str
@@ -36,6 +37,7 @@ class Source(NamedTuple):
     error_code: str | None = None
     error_message: str | None = None
     started_us: int = 0
+    error_at: int | None = None
 
     @property
     def own_session(self) -> str | None:
