@@ -149,6 +149,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if report.when == "setup":
+        item.stash[_FAILED] = False  # a rerun begins anew
     deck = item.stash.get(_DECK, None)
     if deck is None:
         return report
@@ -200,13 +202,16 @@ class _Recordings:
         self._config = config
         self._collected: set[Path] = set()  # modules
         self._used: set[Path] = set()  # recordings
-        self._reports: list[dict[str, Any]] = []
+        self._reports: dict[str, dict[str, Any]] = {}  # by test: of those of its reruns the last
         self._stale: set[str] = set()
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         self._collected.add(item.path)
         if _uses(item):
             self._used.add(_path(item))
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self._used.update(_path(item) for item in items)  # what they would ask for while they run, nobody knows
 
     def pytest_collection_finish(self) -> None:
         """Find the recordings that no test uses: of modules that were collected whole, and of those that are gone."""
@@ -224,7 +229,7 @@ class _Recordings:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = getattr(report, "recorder", None)
         if said is not None:
-            self._reports.append(said)
+            self._reports[said["test"]] = said
 
     def pytest_sessionfinish(self) -> None:
         output: dict[str, Any] | None = getattr(self._config, "workeroutput", None)
@@ -237,8 +242,9 @@ class _Recordings:
         self._stale |= set(getattr(node, "workeroutput", {}).get("recorder_stale", ()))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        lines = [line for said in self._reports for line in _lines(said)]
-        lines += [f"stale: {path}: no test uses it; delete it" for path in sorted(self._stale)]
+        lines = [line for said in self._reports.values() for line in _lines(said)]
+        used = {said["path"] for said in self._reports.values()}  # also by request.getfixturevalue
+        lines += [f"stale: {path}: no test uses it; delete it" for path in sorted(self._stale - used)]
         if lines:
             terminalreporter.section("recordings")
             for line in lines:

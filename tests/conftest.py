@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ settings.register_profile("recorder", deadline=None)
 settings.load_profile("recorder")
 
 _numbers = itertools.count()
+
+for _signal in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    # Ignored, as nohup and the background of a script have them, they would be ignored by every child too. A handler is not
+    # inherited by what a child executes.
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -374,3 +374,41 @@ def test_beside_pytest_recording_which_has_the_same_options_both_work(project: P
     assert project.pytest("--record-mode=once", **beside).outcomes == {"passed": 1}
     assert project.pytest("--record-mode=once", "-p", "no:recording", **beside).outcomes == {"passed": 1}
     assert os.path.exists(project.recording())
+
+
+FLAKY = """
+TRIES = []
+
+def test_weather(client):
+    TRIES.append(1)
+    assert ask(client, "x") == "You said: x"
+    assert len(TRIES) > 1
+"""
+
+
+def test_a_test_that_passes_when_it_is_rerun_leaves_its_recording(project: Project) -> None:
+    project.plain()
+    project.write("test_chat.py", ASK + FLAKY)
+    ran = project.pytest("--record-mode=once", "--reruns", "1", "-p", "no:asyncio")
+    assert ran.outcomes["passed"] == 1
+    assert ran.out.count("recorded: ") == 1
+    assert "not recorded" not in ran.out
+    assert len(read_recording(project.recording())) == 1
+
+
+DYNAMIC = """
+def test_weather(request):
+    client = request.getfixturevalue("client")
+    assert ask(client, "x") == "You said: x"
+
+def test_other():
+    pass
+"""
+
+
+def test_a_recording_that_a_test_asks_for_while_it_runs_is_used(project: Project) -> None:
+    project.plain()
+    project.write("test_chat.py", ASK + DYNAMIC)
+    assert project.pytest("--record-mode=once").outcomes == {"passed": 2}
+    for options in ((), ("-k", "other"), ("-n", "2")):
+        assert "stale" not in project.pytest(*options).out
