@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from recorder.protocols.anthropic import answers
+from recorder.protocols.errors import ToolError, tool_error
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM, Request
@@ -171,3 +172,37 @@ def test_halves_of_a_character_in_two_deltas_are_one() -> None:
     halves = [event("content_block_delta", index=0, delta={"type": "text_delta", "text": half}) for half in ("\ud83d", "\ude00")]
     found = view(begun(), text("")[0], *halves)
     assert found.messages[0].object["content"][0]["text"]["value"] == "\U0001f600"
+
+
+def test_a_tool_that_its_client_says_failed_is_a_failed_call() -> None:
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True, "content": "no such file"}
+    found = answers(Request(body={"messages": [{"role": "user", "content": [result]}]}))
+    assert found == {"toolu_1": ToolError("no such file")}
+    assert tool_error(found["toolu_1"]) == {"code": None, "message": "no such file"}
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "code", "message"),
+    [
+        ({"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}, {}, "max_uses_exceeded", None),
+        ({"type": "web_fetch_tool_result_error", "error_code": "url_not_accessible"}, {}, "url_not_accessible", None),
+        ([{"type": "text", "text": "refused"}], {"is_error": True}, "web_search", "refused"),
+    ],
+)
+def test_a_tool_of_the_server_that_says_it_failed_is_a_failed_call(
+    content: Any, more: dict[str, Any], code: str, message: str | None
+) -> None:
+    call = {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {}}
+    result = {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": content, **more}
+    blocks = [
+        each
+        for index, block in enumerate((call, result))
+        for each in (
+            event("content_block_start", index=index, content_block=block),
+            event("content_block_stop", index=index),
+        )
+    ]
+    found = view(begun(input_tokens=1), *blocks, event("message_delta", delta={"stop_reason": "end_turn"}), event("message_stop"))
+    assert found.object["status"] == "completed"
+    assert found.failure is not None
+    assert found.failure[:3] == ("tool_failed", code, message)

@@ -14,7 +14,7 @@ from typing import Any
 from recorder import jsontext
 from recorder.protocols import endings, objects
 from recorder.protocols.deltas import Fragments
-from recorder.protocols.errors import error_code, error_in, event_of
+from recorder.protocols.errors import ToolError, error_code, error_in, event_of, tool_error
 from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import as_list, as_object, as_output, as_text, is_id, value
 from recorder.protocols.usage import COST_FIELDS, Reading, follow, read, shown
@@ -24,7 +24,7 @@ __all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matche
 
 NAME = "anthropic"
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 
 STREAMED = {
     "text_delta": ("text", "text"),
@@ -80,7 +80,8 @@ def answers(request: Request) -> dict[str, Any]:
     for message in as_list(as_object(request.body).get("messages")):
         for block in _results(message):
             found.pop(block["tool_use_id"], None)
-            found[block["tool_use_id"]] = as_output(block.get("content"))
+            output = as_output(block.get("content"))
+            found[block["tool_use_id"]] = ToolError(block.get("content")) if block.get("is_error") is True else output
     return found
 
 
@@ -341,18 +342,32 @@ def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Obje
     """A call in the form that steps have it; one that the server ran is of the type of its tool."""
     id, name = block.get("id"), block.get("name")
     if block.get("type") == "tool_use":
-        return {
-            "id": id,
-            "type": "function",
-            "function": {"name": name, "arguments": as_output(block.get("input")), "output": as_output(answered.get(str(id)))},
-        }
+        given = answered.get(str(id))
+        output = as_output(given.output if isinstance(given, ToolError) else given)
+        function = {"name": name, "arguments": as_output(block.get("input")), "output": output}
+        return {"id": id, "type": "function", "function": function, **_error(tool_error(given))}
     result = results.get(id)
+    failed = _error(_result_error(result))
     output = None if result is None else as_output(result.get("content"))
     if block.get("type") == "mcp_tool_use":
         given = {"name": name, "arguments": as_output(block.get("input")), "output": output}
-        return {"id": id, "type": "mcp", "server_label": block.get("server_name"), **given}
+        return {"id": id, "type": "mcp", "server_label": block.get("server_name"), **given, **failed}
     kind = name if isinstance(name, str) and name not in ("id", "type") else "server_tool"
-    return {"id": id, "type": kind, kind: {"name": name, "arguments": as_output(block.get("input")), "output": output}}
+    return {"id": id, "type": kind, kind: {"name": name, "arguments": as_output(block.get("input")), "output": output}, **failed}
+
+
+def _error(told: Object | None) -> Object:
+    return {} if told is None else {"error": told}
+
+
+def _result_error(result: Object | None) -> Object | None:
+    """What a result block of a tool that the server ran says that failed: `is_error`, or a content that is an error."""
+    content = None if result is None else result.get("content")
+    if result is not None and result.get("is_error") is True:
+        return tool_error(ToolError(content))
+    if isinstance(content, dict) and (str(content.get("type")).endswith("_error") or content.get("error_code")):
+        return {"code": as_text(content.get("error_code")), "message": as_text(content.get("error_message"))}
+    return None
 
 
 def _message(object: Object, blocks: list[tuple[str, Object]], reason: str | None) -> EntityView | None:

@@ -7,10 +7,10 @@ DashScope and JSON-RPC. What each calls a code or a message stands in the tables
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.protocols.payload import as_list, as_object, as_text, value
+from recorder.protocols.payload import as_list, as_object, as_output, as_text, value
 
 Object = dict[str, Any]
 
@@ -68,6 +68,29 @@ def error_in(found: Any, named: bool = False) -> Object | None:
     if found.get("event") == "error":
         return error(found.get("data"))
     return next((told for tells in _SHAPES if (told := tells(found)) is not None), None)
+
+
+class ToolError(NamedTuple):
+    """The output of a tool whose caller says that it failed."""
+
+    output: Any
+
+
+def tool_error(output: Any) -> Object | None:
+    """The error that a tool's output tells, None where it tells none: a ToolError, or MCP's result with `isError`."""
+    if isinstance(output, ToolError):
+        return {"code": None, "message": _said(output.output)}
+    if isinstance(output, str) and '"isError"' in output[:_RESULT_LIMIT]:
+        output = value(output)
+    if isinstance(output, dict) and output.get("isError") is True:
+        return {"code": None, "message": _said(output.get("content"))}
+    return None
+
+
+def _said(content: Any) -> str | None:
+    """The text of a tool's result: of its blocks, or itself."""
+    texts = [block["text"] for block in as_list(content) if isinstance(block, dict) and isinstance(block.get("text"), str)]
+    return "\n".join(texts) or as_output(content)
 
 
 def told_outside(text: str) -> str | None:
@@ -134,5 +157,6 @@ _ANSWERS = frozenset({"choices", "object", "id", "type", "usage", "output", "res
 _SHAPES = (_base_response, _list_of_errors, _flat)
 _OF_JSON = ("", "{", "[", '"')
 _ALIVE = frozenset({"[done]", "done", "ping", "pong", "keepalive", "keep-alive", "keep_alive", "heartbeat", "null", "undefined"})
+_RESULT_LIMIT = 1024 * 1024  # characters of a tool's output that are looked at
 _BROKEN = re.compile(r"\{\s*['\"]error['\"]\s*:")
 _FIELD = re.compile(r"^error:\s*(\S.*)", re.MULTILINE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recorder.protocols.errors import error_code
+from recorder.protocols.errors import error_code, tool_error
 from recorder.protocols.payload import as_list, as_object, as_text
 from recorder.protocols.view import EntityView, Failure, RunView, Source
 
@@ -120,12 +120,13 @@ def tool_name(call: dict[str, Any]) -> str | None:
 
 def _has_failed(call: dict[str, Any]) -> bool:
     bodies = (call, as_object(call.get(str(call.get("type")))))
-    return any(body.get("error") or body.get("status") == "failed" for body in bodies)
+    return any(body.get("error") or body.get("status") == "failed" or tool_error(body.get("output")) for body in bodies)
 
 
 def _of_call(step: EntityView, call: dict[str, Any], ended: tuple[str, int]) -> Failure:
     bodies = (call, as_object(call.get(str(call.get("type")))))
-    error = next((body["error"] for body in bodies if body.get("error")), None) or step.object.get("last_error")
+    told = (body.get("error") or tool_error(body.get("output")) for body in bodies)
+    error = next((each for each in told if each), None) or step.object.get("last_error")
     said = as_object(error)
     message = as_text(said.get("message")) or as_text(error)
     return Failure("tool_failed", error_code(said) or tool_name(call), message, *(step.shown or ended))
