@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -132,6 +132,8 @@ class Head(NamedTuple):
     crc: int
 
 
+_LATEST = sa.select(sa.func.max(streams.c.recorded_at))
+_LATEST_END = sa.select(sa.func.max(heads.c.ended_at))
 _STREAMS = sa.select(*(streams.c[field] for field in Stream._fields))
 
 Row = tuple[str, int, int, str, str | None, bytes | None, str | None]
@@ -188,7 +190,16 @@ def system_frame(type: str, data: dict[str, Any], offset_us: int) -> sse.Frame:
 
 
 def insert_streams(connection: sa.Connection, new: Iterable[Stream], writer_id: str | None = None) -> None:
-    """Insert streams; one that is there already stays as it is. writer_id: who goes on to append to them."""
+    """Insert streams; one that is there already stays as it is. writer_id: who goes on to append to them.
+
+    What a writer records comes after what was recorded before, also where its clock says otherwise.
+    """
+    new = list(new)
+    if new and writer_id is not None:
+        latest = connection.execute(_LATEST).scalar()
+        if latest is not None and any(stream.recorded_at <= latest for stream in new):
+            later = latest + timedelta(microseconds=1)
+            new = [stream._replace(recorded_at=max(stream.recorded_at, later)) for stream in new]
     rows = [
         {**stream._asdict(), "request_headers": jsontext.dumps(stream.request_headers), "writer_id": writer_id} for stream in new
     ]
@@ -223,6 +234,7 @@ def append(connection: sa.Connection, batch: dict[str, list[Row]]) -> int:
 def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[str, Head]) -> int:
     rows: list[Row] = []
     updates: list[tuple[Any, ...]] = []
+    now: Any = None
     for stream_id, new in batch.items():
         position, outcome, ended_at, crc = known.get(stream_id) or Head(-1, None, None, 0)
         if new and new[0][1] <= position:
@@ -236,7 +248,7 @@ def _append(connection: sa.Connection, batch: dict[str, list[Row]], known: dict[
         end = next((values for values in reversed(new) if values[3] == "$end"), None)
         if end is not None:
             outcome = outcome_of(end[4])
-            ended_at = database.timestamp(connection, datetime.now(UTC))
+            now = ended_at = now or database.timestamp(connection, max(datetime.now(UTC), latest_end(connection)))
         updates.append((stream_id, new[-1][1], outcome, ended_at, checksum(new, crc)))
         rows += new
     if rows:
@@ -356,6 +368,12 @@ def tail(connection: sa.Connection, seen: dict[str, int], since: datetime, limit
                 reached[stream_id] = new[-1].position
     seen.update(reached)  # at last: what fails on the way comes whole the next time
     return found
+
+
+def latest_end(connection: sa.Connection) -> datetime:
+    """When the stream ended that ended last: none ends before it, whatever the clock of who appends its end."""
+    found: datetime | None = connection.execute(_LATEST_END).scalar()
+    return found or datetime.fromtimestamp(0, UTC)
 
 
 def open_heads(connection: sa.Connection, since: datetime) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from recorder import database, log, sse
+from recorder import database, log, queries, sse
 from recorder.bodies import LinesDecoder
 from recorder.collect.streamid import new_stream_id
 from recorder.errors import AppendConflict
@@ -592,3 +592,34 @@ def test_a_stored_row_alone_gives_the_bytes_back(cut: tuple[bytes, list[bytes]])
     frames = SSEDecoder().feed(body) if len(chunks) == 1 else decoded(chunks)
     events = [log.event(row[1:]) for row in rows_of("s", frames)]
     assert b"".join(found for found, _, _ in log.wire(events)) == b"".join(map(wire, frames))
+
+
+@pytest.mark.parametrize("clock", [timedelta(hours=-1), timedelta(0), timedelta(days=400)], ids=["behind", "right", "ahead"])
+def test_whatever_a_recorders_clock_says_a_follower_sees_it_and_it_is_last(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, clock: timedelta
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + clock
+
+    def record(stream_id: str, by: type[datetime]) -> None:
+        monkeypatch.setattr(log, "datetime", by)
+        at = by.now(UTC)
+        with database.write(engine) as connection:
+            log.insert_streams(connection, [log.Stream(stream_id, started_at=at, recorded_at=at)], first)
+            log.append(connection, {stream_id: [(stream_id, 0, 0, "$end", '{"outcome":"completed"}', None, None)]})
+
+    first, second = (
+        "019a0000-0000-7000-8000-00000000000b",
+        "019a0000-0000-7000-8000-00000000000a",
+    )
+    record(first, datetime)
+    with database.read(engine) as connection:
+        since = log.latest_end(connection)
+        seen = dict(log.open_heads(connection, since))
+    record(second, Clock)
+    with database.read(engine) as connection:
+        assert [stream_id for stream_id, _ in log.tail(connection, seen, since)] == [second]
+        assert [stream_id for stream_id, _ in queries.recent_events(connection, 1)] == [second]
+        assert queries.resolve(connection, "last").id == second

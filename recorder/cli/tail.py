@@ -37,9 +37,9 @@ def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) ->
         seen: dict[str, int] = {}
         with database.read(engine) as connection:
             only = queries.streams_of(connection, queries.resolve(connection, id)) if id else None
-            began = datetime.now(UTC)
+            since = min(datetime.now(UTC), log.latest_end(connection)) - _MARGIN
             found = queries.recent_events(connection, lines, only) if lines else []
-            seen.update(log.open_heads(connection, began - _MARGIN))
+            seen.update(log.open_heads(connection, since))
         for key, event in found:
             _print(key, event, as_json)
         with contextlib.suppress(KeyboardInterrupt):
@@ -47,7 +47,7 @@ def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) ->
             following = Following(engine)
             while follow:
                 time.sleep(_POLL_SECONDS)
-                for key, event in following.passed(lambda: _new(engine, seen, began - _MARGIN)) or ():
+                for key, event in following.passed(lambda: _new(engine, seen, since)) or ():
                     if mine is None or key in mine:
                         _print(key, event, as_json)
 
