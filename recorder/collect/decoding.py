@@ -123,7 +123,9 @@ class Decoding:
 
     def frames(self, said: Said, offset_us: int) -> list[Frame]:
         """The frames that are complete with what was said. Never raises: what cannot be decoded is kept as it came."""
-        if isinstance(said, bytes) and (self._decode is not None or len(said) > STEP):
+        if isinstance(said, bytes):
+            if self._decode is None and len(said) <= STEP:
+                return self._step(said, offset_us)
             return [frame for frames in self.steps(said, offset_us) for frame in frames]
         try:
             found = self._frames(said, offset_us)
@@ -167,9 +169,7 @@ class Decoding:
             return len(raw)
         return len(data.encode()) + 1 if self._lines and not is_system(type) else encoded_size(type, data)
 
-    def _frames(self, said: Said, offset_us: int) -> list[Frame]:
-        if isinstance(said, bytes):
-            return self._body(said, offset_us)
+    def _frames(self, said: Response | Lost | Whole | Closed, offset_us: int) -> list[Frame]:
         if isinstance(said, Response):
             return self._begin(said, offset_us)
         if isinstance(said, Lost):

@@ -62,6 +62,7 @@ class Recording:
     __slots__ = (
         "_began",
         "_beyond",
+        "_budget",
         "_dropped",
         "_heard",
         "_last_us",
@@ -92,6 +93,7 @@ class Recording:
         self, writer: Queue, stream: Stream, began_ns: int | None = None, *, strict: bool = False, known: Iterable[str] = ()
     ) -> None:
         self._writer = writer
+        self._budget = writer.budget
         self._began = time.perf_counter_ns() if began_ns is None else began_ns
         self._last_us = 0
         self._dropped = [0, 0]  # chunks, bytes
@@ -142,15 +144,14 @@ class Recording:
     def chunk(self, body: bytes, arrived_us: int | None = None) -> None:
         """A chunk of the body arrived: now, or when now() said so."""
         if self.closed or self.unwanted or not body:
-            return
-        if self.decoding.over:
-            self._beyond[0] += 1
-            self._beyond[1] += len(body)
+            if self.decoding.over and not self.closed:
+                self._beyond[0] += 1
+                self._beyond[1] += len(body)
             return
         try:
             now = self.now() if arrived_us is None else arrived_us
             size = len(body)
-            if self._writer.budget.full(size + ENTRY_COST, self._put - self.taken) or not (self._heard or self.begin()):
+            if self._budget.full(size + ENTRY_COST, self._put - self.taken) or not (self._heard or self.begin()):
                 self._drop(size)
                 return
             if self._dropped[0]:

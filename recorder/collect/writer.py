@@ -315,16 +315,17 @@ class Writer:
 
     def _look_at(self, entry: Entry) -> None:
         """Put what an entry amounts to with what is due, or what it is behind what its stream has not got to yet."""
-        recording, backlog = entry.recording, self._backlog
+        recording, _, said, cost = entry
+        backlog = self._backlog
         if recording is None:
-            self._freed += entry.cost
-            if backlog and callable(entry.said):
-                backlog.after(entry.said)
+            self._freed += cost
+            if backlog and callable(said):
+                backlog.after(said)
             else:
-                self._calls.append(entry.said)
+                self._calls.append(said)
         elif (
             (backlog and recording in backlog)
-            or _is_long(recording, entry)
+            or (isinstance(said, bytes) and (len(said) > STEP or recording.decoding.encoded) and not recording.given_up)
             or (self._work > BATCH_ENTRIES and len(self._due.get(recording, ())) > SHARE)
         ):
             backlog.add(recording, entry)
@@ -362,7 +363,7 @@ class Writer:
         frames = next(recording.steps, None)
         if frames is not None:
             self._work += _STEP_WORK
-            self._add(recording, frames, last=False)
+            self._add(recording, frames)
             return
         entries.popleft()
         recording.steps = None
@@ -380,7 +381,7 @@ class Writer:
                 lost, size, last_us = lost + 1, size + len(entry.said), entry.offset_us
                 continue
             if lost:
-                self._add(recording, recording.decoding.frames(Lost(lost, size, LATE), last_us), last=False)
+                self._add(recording, recording.decoding.frames(Lost(lost, size, LATE), last_us))
                 self.late_bytes += size
                 self.dropped_bytes += size
                 lost = size = 0
@@ -396,44 +397,55 @@ class Writer:
 
     def _decode(self, recording: Recording, entry: Entry) -> None:
         """Put what an entry amounts to with what is due."""
-        said = entry.said
-        self._free(recording, entry)
-        size = len(said) if isinstance(said, bytes) else len(recording.stream.request_body or b"") if said is None else 0
-        if recording.given_up:
-            self.dropped_bytes += size
-            return
-        if said is None:
+        _, offset_us, said, cost = entry
+        recording.taken += cost
+        self._freed += cost
+        if isinstance(said, bytes):
+            if recording.given_up:
+                self.dropped_bytes += len(said)
+            elif self._add(recording, recording.decoding.frames(said, offset_us)):
+                recording.fresh += 1
+                self._came += len(said)
+        elif said is None:
+            size = len(recording.stream.request_body or b"")
+            if recording.given_up:
+                self.dropped_bytes += size
+                return
             recording.screen = self._screens.of(recording.stream, wait=not recording.strict, known=recording.known)
             recording.stream = recording.screen.stream
-        frames = recording.decoding.frames(said, entry.offset_us) if said is not None and not callable(said) else []
-        if self._add(recording, frames, last=isinstance(said, Closed)):
-            recording.fresh += isinstance(said, bytes)
-            self._came += size
+            self._came += size if self._add(recording, []) else 0
+        elif not recording.given_up and not callable(said):
+            self._add(recording, recording.decoding.frames(said, offset_us), last=isinstance(said, Closed))
 
-    def _add(self, recording: Recording, frames: list[Frame], *, last: bool) -> bool:
+    def _add(self, recording: Recording, frames: list[Frame], *, last: bool = False) -> bool:
         """Put frames of a stream with what is due; whether it is recorded, as far as is known."""
-        self._touched.add(recording)
+        if recording.decoding.over:
+            recording.unwanted = True
         if (screen := recording.screen) is not None:
+            self._touched.add(recording)
             frames = screen.feed(frames, last=last)
-            recording.unwanted = screen.closed
+            recording.unwanted = recording.unwanted or screen.closed
             if not screen.kept:
                 self.left_out += last
                 return False
-        due = self._due.setdefault(recording, [])
-        due += frames
+        due = self._due.get(recording)
+        if due is None:
+            self._due[recording] = frames
+        else:
+            due += frames
         self._work += len(frames)
         return True
 
     def _weigh(self) -> None:
         """Count what open streams hold back; where that is too much, those that hold most let it go to the log in pieces."""
-        for recording in self._touched:
+        for recording in self._touched.union(self._due):
             self._weigh_one(recording)
         self._touched.clear()
         for all in (False, True):
             if not self.budget.crowded:
                 return
             for recording in sorted(self._holding, key=self._holding.__getitem__, reverse=True):
-                self._add(recording, recording.decoding.spill(all=all), last=False)
+                self._add(recording, recording.decoding.spill(all=all))
                 if recording.screen is not None and recording.screen.held:
                     self._due.setdefault(recording, []).extend(recording.screen.spill())
                 self._weigh_one(recording)
