@@ -31,7 +31,7 @@ LIMIT = 64 * 1024 * 1024
 PIECE = 1024 * 1024
 """Bytes of one `$piece`."""
 
-MANY_LINES = 100_000
+MANY_LINES = 500_000
 """Lines of one block from which on it is kept in pieces, too."""
 
 RUN = 64

@@ -148,3 +148,19 @@ def test_json_is_kept_as_one_text_and_other_bodies_chunk_by_chunk() -> None:
     chunks = [b'{"a":', b"1}"]
     assert len(decoded(decoder_for(kind.JSON), chunks)) == 1
     assert len(decoded(decoder_for(kind.OTHER), chunks)) == 2
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1_000_000])
+def test_many_empty_lines_in_a_row_are_few_frames_however_they_are_cut(size: int) -> None:
+    body = b'{"a":1}\n' + b"\n" * 200_000 + b'{"b":2}\n'
+    frames = decoded(LinesDecoder(), [body[at : at + size] for at in range(0, len(body), size)])
+    assert b"".join(map(line_bytes, frames)) == body
+    assert len(frames) < sse.RUN + 10
+    assert [frame[:3] for frame in frames] == [frame[:3] for frame in decoded(LinesDecoder(), [body])]
+
+
+def test_a_line_over_the_limit_leaves_in_pieces_and_the_next_is_an_event() -> None:
+    body = b"x" * 5000 + b"\n" + b'{"a":1}\n'
+    frames = decoded(LinesDecoder(limit=1000), [body[at : at + 100] for at in range(0, len(body), 100)])
+    assert [frame.type for frame in frames] == ["$piece", ""]
+    assert b"".join(map(line_bytes, frames)) == body

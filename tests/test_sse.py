@@ -469,3 +469,34 @@ def test_httpx_sse_holds_back_an_event_that_ends_in_cr_and_the_decoder_does_not(
 def test_the_size_of_a_frame_is_known_without_making_it(type: str, data: str) -> None:
     data = data.encode("utf-8", "ignore").decode()
     assert sse.encoded_size(type, data) == len(sse.encode(type, data))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("size", [1, 1000, 1_000_000])
+def test_many_blank_lines_in_a_row_are_few_frames_however_they_are_cut(end: bytes, size: int) -> None:
+    body = b"data: a\n\n" + end * 100_000 + b"data: b\n\n" + end * 100
+    decoder = SSEDecoder()
+    frames = [frame for at in range(0, len(body), size) for frame in decoder.feed(body[at : at + size], at)] + decoder.finish()
+    assert b"".join(sse.encode(frame.type, frame.data) if frame.raw is None else frame.raw for frame in frames) == body
+    assert len(frames) < 2 * sse.RUN + 10 + len(end) * 100_000 // sse.RUN_BYTES
+    whole = SSEDecoder()
+    assert [frame[:3] for frame in frames] == [frame[:3] for frame in (*whole.feed(body), *whole.finish())]
+    assert [frame.data for frame in frames if not sse.is_system(frame.type)] == ["a", "b"]
+
+
+def test_a_block_of_more_lines_than_anyone_writes_is_kept_in_pieces() -> None:
+    body = b":\n" * (sse.MANY_LINES + 1) + b"\n"
+    frames = SSEDecoder().feed(body)
+    assert {frame.type for frame in frames} == {"$piece"}
+    assert "".join(frame.data for frame in frames).encode() == body
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_a_block_that_there_is_no_room_for_leaves_as_it_came(size: int) -> None:
+    body = b"data: a\n\ndata: " + b"x" * 500 + b"\n\ndata: b\n\n"
+    decoder, frames = SSEDecoder(), []
+    for at in range(0, len(body), size):
+        frames += decoder.feed(body[at : at + size], at)
+        frames += decoder.spill()
+    frames += decoder.finish()
+    assert b"".join(sse.encode(frame.type, frame.data) if frame.raw is None else frame.raw for frame in frames) == body
