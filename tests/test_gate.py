@@ -29,10 +29,17 @@ OWN = (
 @pytest.mark.parametrize("host", OWN)
 def test_names_of_this_machine_are_answered(host: str) -> None:
     assert refused(Names(), host=host) == 0
-    assert refused(Names(), host="localhost", origin=f"http://{host}") == 0
+    assert refused(Names(), host=host, origin=f"http://{host}") == 0
 
 
-OTHERS = ["evil.example", "evil.example:8787", "localhost.evil.example", "192.0.2.1", "127.0.0.1.evil.example"]
+OTHERS = [
+    "evil.example",
+    "evil.example:8787",
+    "localhost.evil.example",
+    "192.0.2.1",
+    "127.0.0.1.evil.example",
+    "localhost, evil.example",
+]
 
 
 @pytest.mark.parametrize("host", OTHERS)
@@ -58,6 +65,8 @@ def test_what_is_allowed_is_a_name() -> None:
     [
         ({"origin": "null"}, 403),
         ({"origin": "http://"}, 403),
+        ({"origin": "http://wiki"}, 403),
+        ({"origin": "chrome-extension://localhost"}, 403),
         ({"origin": "http://[bad"}, 403),
         ({"sec_fetch_site": "cross-site"}, 403),
         ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}, 0),
@@ -111,7 +120,7 @@ def test_urls_of_any_length_are_served() -> None:
 
 
 @pytest.mark.parametrize(
-    "begins", [b"GET / HTTP/1.1\r\nX: ", b"GET /", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
+    "begins", [b"GET / HTTP/1.1\r\nX: ", b"GET /", b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "]
 )
 def test_a_head_that_does_not_end_is_refused(begins: bytes) -> None:
     assert answers(None, begins, b"a" * (HEAD_LIMIT + 300_000), close=True).startswith(b"HTTP/1.1 431 ")
@@ -126,6 +135,7 @@ def test_a_body_that_is_too_large_is_refused_and_not_held() -> None:
     ("token", "target", "headers", "status"),
     [
         (None, b"/", b"", 200),
+        (None, b"/", b"Host: evil.example\r\n", 400),
         (None, b"/", b"Origin: https://evil.example\r\n", 403),
         (None, b"http://a.example/", b"", 421),
         ("t", b"/", b"", 401),

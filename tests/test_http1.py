@@ -360,3 +360,12 @@ def test_connection_cannot_name_a_header_that_says_what_the_message_is(name: str
     header = (name.encode(), b"5")
     kept = http1.passed([(b"Connection", name.lower().encode() + b", X-Hop"), header, (b"X-Hop", b"1")])
     assert kept == ([] if name == "Transfer-Encoding" else [header])  # the coding is written with the framing
+
+
+def test_a_response_is_read_as_any_client_may_read_it() -> None:
+    """White space before a colon and NUL in a value are not passed on (RFC 9112, 5.1; RFC 9110, 5.5)."""
+    reader = ResponseReader(b"GET")
+    head, body = reader.feed(b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length : 3\r\n\r\nabc")
+    assert isinstance(head, http1.Head)
+    assert (head.headers, head.framing, reader.complete) == ([(b"X", b"a b"), (b"Content-Length", b"3")], "length", True)
+    assert body == Body(b"abc", b"abc")

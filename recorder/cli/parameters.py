@@ -102,13 +102,18 @@ def listening(port: int) -> Callable[[Command], Command]:
         show_default=True,
         help="Port to listen on; 0 takes a free one.",
     )
-    allow_option = click.option(
+    return lambda command: host_option(port_option(token_option(allowing(command))))
+
+
+def allowing(command: Command) -> Command:
+    """--allow-host of what listens; gate.Names takes it."""
+    option = click.option(
         "--allow-host",
         multiple=True,
         metavar="NAME",
         help="Another name that clients, and pages in a browser, may call it by; `*` is any. May be given again.",
     )
-    return lambda command: host_option(port_option(token_option(allow_option(command))))
+    return option(command)
 
 
 def guarded(host: str, token: str | None) -> str | None:

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from recorder import database, log, queries
 from recorder.cli.opening import check_writable, freshen, opened
 from recorder.cli.output import counted, note
-from recorder.cli.parameters import configured
+from recorder.cli.parameters import allowing, configured
+from recorder.collect.gate import Names
 from recorder.collect.proxy import Proxy
 from recorder.collect.recording import Recording
 from recorder.collect.serving import listen, serving
@@ -63,10 +64,13 @@ class NotFound(NotRun):
 @click.command("record", context_settings={"allow_interspersed_args": False})
 @click.option("--upstream", metavar="URL", help="Where all its requests go, instead of to the APIs' own hosts.")
 @click.option("--session", metavar="LABEL", help="Make one session of all that it does, under this label.")
+@allowing
 @configured
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD...")
 @click.pass_obj
-def command(db: str, upstream: str | None, session: str | None, settings: Settings, cmd: tuple[str, ...]) -> int:
+def command(
+    db: str, upstream: str | None, session: str | None, allow_host: tuple[str, ...], settings: Settings, cmd: tuple[str, ...]
+) -> int:
     """Run a program and record what it asks of an API: any language, any SDK that takes its base URL from the environment.
 
     The program gets OPENAI_BASE_URL, ANTHROPIC_BASE_URL and, where they are set, the Azure ones, each pointing at a recording
@@ -82,7 +86,7 @@ def command(db: str, upstream: str | None, session: str | None, settings: Settin
         check_writable(engine)
         begun: list[str] = []
         with _Listing(engine, begun, settings) as writer, ExitStack() as stack:
-            environment = _environment(stack, writer, instead, session)
+            environment = _environment(stack, writer, instead, session, Names(allowed=allow_host))
             status = _run(cmd, environment)
         with contextlib.suppress(OSError):  # stderr may be closed: the exit status is the program's all the same
             _summary(engine, begun, writer)
@@ -101,7 +105,9 @@ class _Listing(Writer):
         return super().begin(stream, began_ns, strict=strict, known=known)
 
 
-def _environment(stack: ExitStack, writer: Writer, upstream: SplitResult | None, session: str | None) -> dict[str, str]:
+def _environment(
+    stack: ExitStack, writer: Writer, upstream: SplitResult | None, session: str | None, names: Names
+) -> dict[str, str]:
     """The program's environment, with a proxy running for each host that its variables named."""
     environment = dict(os.environ)
     proxies: dict[str, str] = {}  # origin → the host and port of its proxy
@@ -116,7 +122,7 @@ def _environment(stack: ExitStack, writer: Writer, upstream: SplitResult | None,
         credentials, at, host = target.netloc.rpartition("@")  # the client's business: it makes a header of them
         origin = f"{target.scheme}://{host}"
         if origin not in proxies:
-            app = Proxy(origin, writer, session=session)
+            app = Proxy(origin, writer, session=session, names=names)
             listener = stack.enter_context(listen("127.0.0.1", 0))
             stack.enter_context(serving(app, listener))
             proxies[origin] = f"127.0.0.1:{listener.getsockname()[1]}"

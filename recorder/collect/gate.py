@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 from recorder import jsontext
 from recorder.collect.asgi import Receive, Scope, Send, TooLarge
 from recorder.collect.http1 import target_of
+
+_AUTHORITY = re.compile(r"(?:.*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
 
 TOKEN_HEADER = b"x-recorder-token"
 
@@ -74,17 +77,16 @@ class Names:
 
     def refused(self, headers: Iterable[tuple[bytes, bytes]], authority: bytes | None = None) -> Refusal | None:
         """Why a request is not answered. authority: of its target, if that is in the absolute form (RFC 9112, 3.2.2)."""
-        given = {name.lower(): value for name, value in headers}
-        host = given.get(b"host", b"").decode("latin-1")
+        given = {name.lower(): value.decode("latin-1") for name, value in headers}
+        host, origin = given.get(b"host", ""), given.get(b"origin", "")
         if authority is not None and not self.knows(name := _host(authority.decode("latin-1")), strictly=True):
             message = f"{name} is another host than this recorder, which is no proxy for it: make this a base URL instead"
             return Refusal(b"421 Misdirected Request", error(message, "misdirected_request"))
-        if host and not self.knows(name := _host(host)):
-            message = f"the Host {name} is no name of this machine: if it is meant, allow it with --allow-host {name}"
+        if host and not self.knows(_host(host)):
+            message = f"the Host {host} is no name of this machine: if it is meant, allow it with --allow-host"
             return Refusal(b"421 Misdirected Request", error(message, "misdirected_request"))
-        origin = given.get(b"origin", b"").decode("latin-1")
-        cross_site = given.get(b"sec-fetch-site") == b"cross-site" and given.get(b"sec-fetch-mode") != b"navigate"
-        if (not self.knows(_site(origin))) if origin else cross_site:
+        cross_site = given.get(b"sec-fetch-site") == "cross-site" and given.get(b"sec-fetch-mode") != "navigate"
+        if not self._serves(origin, _host(host)) if origin else cross_site:
             message = f"a page of another site ({origin or 'cross-site'}) asks: if it may, allow its host with --allow-host"
             return Refusal(b"403 Forbidden", error(message, "cross_site"))
         return None
@@ -97,6 +99,15 @@ class Names:
         if (loopback := _loopback(name)) is not None:
             return loopback or self._beyond
         return not strictly and bool(name) and ("." not in name or name.endswith((".local", ".internal")))
+
+    def _serves(self, origin: str, host: str) -> bool:
+        """Whether pages of this origin may ask: those of this machine, of the host that they ask, and of what is allowed."""
+        if "*" in self._allowed:
+            return True
+        scheme, name = _site(origin)
+        if scheme not in ("http", "https"):  # of an extension, a file, or nobody's (`null`)
+            return _bare(name) in self._allowed
+        return self.knows(name, strictly=True) or (bool(name) and _bare(name) == _bare(host))
 
 
 class Gate:
@@ -128,24 +139,28 @@ class Gate:
     def _refused(self, scope: Scope) -> Refusal | None:
         if not admitted(self._token, scope["headers"], b"proxy-authorization", b"authorization"):
             return Refusal(b"401 Unauthorized", refusal("Authorization"))
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
+            return Refusal(b"400 Bad Request", error(f"the request has {hosts or 'no'} Host headers", "bad_request"))
         target = target_of(scope["recorder.target"])
         if self._token and (target is None or target.authority is None):
             return None
         return self._names.refused(scope["headers"], target and target.authority)
 
 
-def _site(url: str) -> str:
-    """The host that an Origin names; "" if it names none, as `null`."""
+def _site(url: str) -> tuple[str, str]:
+    """Scheme and host of an Origin; of `null`, neither."""
     try:
-        return urlsplit(url).hostname or ""
+        parts = urlsplit(url)
     except ValueError:
-        return ""
+        return "", ""
+    return parts.scheme, parts.hostname or ""
 
 
 def _host(authority: str) -> str:
-    """The host of `user@host:port`."""
-    host = authority.rpartition("@")[2].strip()
-    return host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    """The host of `user@host:port`; "" if it is none."""
+    found = _AUTHORITY.fullmatch(authority.strip())
+    return found[1] if found else ""
 
 
 def _bare(host: str) -> str:

@@ -69,6 +69,7 @@ _END_TO_END = frozenset(
 """Headers that Connection cannot name, for they say what the message is and whose (RFC 9110, 7.6.1). Without them the body of a
 request would be a request of its own to the upstream, and a response would not end."""
 
+_SPACE_BEFORE_COLON = re.compile(rb"^([^\s:]+)[ \t]+:", re.MULTILINE)
 _BLANK_LINES = re.compile(rb"[\r\n]+")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _LENIENCIES = (
@@ -352,7 +353,7 @@ class ResponseReader:
         self._parser.set_dangerous_leniencies(**dict.fromkeys(_LENIENCIES, True))
         self._reason, self._headers, self._begun, self._in_body = b"", [], False, False
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_SPACE_BEFORE_COLON.sub(rb"\1:", data))  # which a proxy is to remove (RFC 9112, 5.1)
         except httptools.HttpParserUpgrade:
             pass
         except httptools.HttpParserError as error:
@@ -412,7 +413,7 @@ class ResponseReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._patience.given += 1
         if not self._begun:  # else it is a trailer, which goes on with the body's framing
-            self._headers.append((name, value))
+            self._headers.append((name, value.replace(b"\0", b" ")))  # RFC 9110, 5.5
 
     def on_headers_complete(self) -> None:
         self._begun = True

@@ -92,25 +92,25 @@ class Proxy:
 
     async def _answer(self, line: _Line, request: Request) -> bool:
         """Answer a request; whether the connection goes on. Raises Malformed."""
-        found = http1.target_of(request.target)
+        found = None if request.method == b"CONNECT" else http1.target_of(request.target)
         if found is None:
             what = f"{request.method.decode()} {request.target.decode('latin-1')}"
             return await _refuse(line.client, b"501 Not Implemented", f"{what}: this proxy has one upstream", "bad_target")
         target, authority = found
         if authority is not None and self._terms.origin.is_called(authority):
             authority = None  # somebody made this the proxy for its upstream, which it is
-        known = self._token is not None and gate.admitted(self._token, request.headers, b"proxy-authorization")
-        if authority is not None or not known:
+        own = target.partition(b"?")[0] if target.startswith(OWN) else None
+        admitted = gate.admitted(self._token, request.headers, b"proxy-authorization")
+        if not admitted and own != b"/-/health":
+            body = gate.refusal("Proxy-Authorization")
+            return await _tell(line.client, request, b"401 Unauthorized", _JSON, body, b"%b: %b" % gate.REALM)
+        if authority is not None or not (self._token and admitted):
             refused = self._names.refused(request.headers, authority)
             if refused is not None:
                 return await _tell(line.client, request, refused.status, _JSON, refused.body)
-        own = target.partition(b"?")[0] if target.startswith(OWN) else None
         if own == b"/-/health":
             healthy, body = self._metrics.health()
             return await _tell(line.client, request, b"200 OK" if healthy else b"503 Service Unavailable", _JSON, body)
-        if not gate.admitted(self._token, request.headers, b"proxy-authorization"):
-            body = gate.refusal("Proxy-Authorization")
-            return await _tell(line.client, request, b"401 Unauthorized", _JSON, body, b"%b: %b" % gate.REALM)
         if own == b"/-/metrics":
             return await _tell(line.client, request, b"200 OK", CONTENT_TYPE, self._metrics.text())
         if own is not None:

@@ -216,7 +216,8 @@ class Exchange:
             await client.drained()
             return
         coded = http1.value(piece.headers, b"transfer-encoding") is not None
-        headers = http1.passed(piece.headers, *([b"content-length"] if coded else []))  # RFC 9112, 6.3: it does not count then
+        uncounted = coded or piece.interim  # RFC 9112, 6.3; RFC 9110, 8.6
+        headers = http1.passed(piece.headers, *([b"content-length"] if uncounted else []))
         if piece.interim:
             self._interim = True
             if modern:
