@@ -332,3 +332,28 @@ def test_a_block_that_tells_no_error_is_none(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "[DONE]", "{", '{"a":1}', "[1]", '"x"', "ping", "Ping "])
 def test_what_are_no_words(text: str) -> None:
     assert not is_words(text)
+
+
+@pytest.mark.parametrize("outcome", ["done", "eof"])
+def test_a_stream_of_an_unknown_dialect_that_ends_in_order_did_not_fail(outcome: str) -> None:
+    assert failure(UNKNOWN, ("a", {"x": 1}), outcome=outcome) is None
+    assert failure(UNKNOWN, ("a", {"x": 1}), outcome="cut") is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "fails"),
+    [("HEAD", "/", 404, False), ("GET", "/nothing", 404, False), ("GET", "/v1/models", 401, True), ("POST", "/x", 404, True)],
+)
+def test_a_probe_that_finds_nothing_is_no_failure(engine: sa.Engine, method: str, path: str, status: int, fails: bool) -> None:
+    head = log.system_frame("$response", {"status": status, "headers": []}, 0)
+    own = stream(1, Request(method, "example.com", path))
+    writing.write(engine, own, [head, log.system_frame("$end", {"outcome": "http_error"}, 1)])
+    runner.catch_up(engine)
+    with database.read(engine) as connection:
+        assert bool(connection.execute(sa.select(failures)).all()) == fails
+        assert connection.execute(sa.select(sessions.c.failed)).scalar_one() == fails
+
+
+def test_a_call_of_nothing_with_nothing_is_waited_for_by_nobody() -> None:
+    phantom = {"tool_calls": [{"index": 0, "id": "call_0", "type": "function", "function": {"name": "", "arguments": ""}}]}
+    assert failure(chatting.CHAT, *chatting.saying({"content": "Hi"}, phantom)) is None

@@ -11,7 +11,7 @@ from recorder import jsontext
 from recorder.database import StreamID, metadata
 from recorder.log import Stream
 from recorder.protocols import FOLD_VERSION, Request
-from recorder.protocols.failure import code_of_stream
+from recorder.protocols.failure import code_of_stream, is_probe
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.payload import as_text
 from recorder.protocols.view import Contribution, Source
@@ -63,6 +63,7 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
         as_text((fold.error or {}).get("message")),
         (stream.started_at - _EPOCH) // timedelta(microseconds=1),
         fold.error_at,
+        is_probe(stream.method, fold.protocol, fold.status),
     )
 
 

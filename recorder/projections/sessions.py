@@ -15,7 +15,7 @@ from recorder.projections.anomalies import anomalies
 from recorder.projections.costs import COSTS
 from recorder.projections.runs import COUNTERS, runs, text, without_usage
 from recorder.projections.runs import name as indexed
-from recorder.protocols.failure import code_of_stream
+from recorder.protocols.failure import NOT_THERE, PROBES, code_of_stream
 from recorder.protocols.fold import StreamFold
 
 session_streams = sa.Table(
@@ -160,6 +160,9 @@ def failed_streams(connection: sa.Connection, where: sa.ColumnElement[bool]) -> 
     """{stream_id: session_id} of streams that ended in an error, or told one, while no run of theirs counts as failed."""
     columns = session_streams.c
     told = sa.or_(columns.outcome.in_(FAILED_OUTCOMES), columns.error_code.is_not(None))
+    nothing = sa.and_(columns.method == "GET", columns.protocol.is_(None), sa.func.coalesce(columns.status, 0).in_(NOT_THERE))
+    probe = sa.and_(sa.or_(columns.method.in_(PROBES), nothing), columns.outcome.in_(("http_error", "done", "eof")))
+    told = sa.and_(told, sa.not_(probe))
     ended = sa.select(columns.stream_id, columns.session_id, columns.runs).where(where, told)
     found = connection.execute(ended.order_by(columns.started_at, columns.stream_id)).all()
     failed: set[str] = set()

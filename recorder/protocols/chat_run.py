@@ -36,6 +36,8 @@ ASKED = ("model", *_SAME, "max_completion_tokens", "max_tokens", *_EXTRAS)
 
 _MESSAGE_REASONS = {"max_completion_tokens": "max_tokens", "max_prompt_tokens": "max_tokens", "content_filter": "content_filter"}
 
+_CALLED = ("function", "custom")
+
 _BROKEN = ("failed", "incomplete", "cancelled")
 
 
@@ -203,6 +205,8 @@ def _tool_calls(message: Object) -> Iterator[Object]:
             continue
         kind = as_text(call.get("type")) or ("custom" if "custom" in call and "function" not in call else "function")
         inner = as_object(call.get(kind))
+        if kind in _CALLED and not (inner.get("name") or inner.get("arguments") or inner.get("input")):
+            continue  # a call of nothing with nothing, which some servers send: nobody waits for it
         id = call_id(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
         rest = {key: value for key, value in call.items() if key not in ("index", "id", "type", kind)}
         if kind == "function":

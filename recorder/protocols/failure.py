@@ -28,6 +28,12 @@ KINDS = (
 
 _STATUSES = ("failed", "incomplete", "cancelled", "expired")
 
+PROBES = ("HEAD", "OPTIONS")
+NOT_THERE = (404, 405)
+"""HTTP statuses that answer a GET which only looks."""
+
+_IN_ORDER = ("done", "eof")
+
 _OUTCOMES = ("cut", "client_closed", "no_response")
 """Of streams: kinds of failures by the same names."""
 
@@ -66,6 +72,8 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
 
 def failure_of_stream(source: Source) -> Failure | None:
     """How a stream failed that speaks of no run, or did not say how its run ended."""
+    if source.is_probe and source.outcome in ("http_error", *_IN_ORDER):
+        return None  # whoever looks whether something is there has the answer
     if source.outcome == "http_error":
         return _of_response(source)
     at = (source.stream_id, source.position)
@@ -73,6 +81,8 @@ def failure_of_stream(source: Source) -> Failure | None:
     if source.outcome == "error" or source.error_at is not None:  # the outcome of a file that was imported is how it ends
         shown = source.position if source.error_at is None else source.error_at
         return Failure("failed", source.error_code or "error", message, source.stream_id, shown)
+    if source.protocol is None and source.outcome in _IN_ORDER:
+        return None  # nobody knows how a dialect that is not known says that it is over
     if source.stalled:
         return Failure("stalled", source.outcome, message, *at)
     if source.outcome == "eof" and source.events:
@@ -80,6 +90,11 @@ def failure_of_stream(source: Source) -> Failure | None:
     if source.outcome in _OUTCOMES:
         return Failure(source.outcome, source.outcome, message, *at)
     return Failure("unknown", "lost", None, *at) if source.outcome == "lost" else None
+
+
+def is_probe(method: str, protocol: str | None, status: int | None) -> bool:
+    """Whether a request only looks whether something is there: HEAD, OPTIONS, or a GET of no API that nothing is found at."""
+    return method in PROBES or (method == "GET" and protocol is None and status in NOT_THERE)
 
 
 def code_of_stream(outcome: str | None, status: int | None, error: dict[str, Any] | None) -> str | None:

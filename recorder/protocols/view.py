@@ -17,7 +17,7 @@ class Source(NamedTuple):
 
     position, last_us: of its last event. stalled: it was silent for long when it ended. status: of HTTP. error_code,
     error_message: of an error event in it, at position error_at, or of the response that was an error (error_at is None then).
-    started_us: when it began, since 1970.
+    started_us: when it began, since 1970. is_probe: its request only looked whether something is there.
     """
 
     stream_id: str
@@ -38,6 +38,7 @@ class Source(NamedTuple):
     error_message: str | None = None
     started_us: int = 0
     error_at: int | None = None
+    is_probe: bool = False
 
     @property
     def own_session(self) -> str | None:
