@@ -283,3 +283,20 @@ def test_the_shared_streams_come_back_byte_for_byte(engine: sa.Engine, shared: P
     assert len(rows) > 80
     wrong = [row.path for row in rows if body(engine, row.stream_id) != Path(row.path).read_bytes()]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "kinds"),
+    [
+        ("a.json", b'data: {"a":1}\n\n', ["$response", "", "$end"]),
+        ("a.json", b'{"a":1}\n{"b":2}\n', ["$response", "", "", "$end"]),
+        ("a.sse", b'\n{"a":1}', ["$response", "$body", "$end"]),
+        ("a.events.jsonl", b'data: {"a":1}\n\n', ["$response", "", "$end"]),
+    ],
+)
+def test_a_file_is_what_its_content_says(engine: sa.Engine, tmp_path: Path, name: str, body: bytes, kinds: list[str]) -> None:
+    (tmp_path / name).write_bytes(body)
+    (row,) = import_paths(engine, [str(tmp_path / name)])
+    found = list(log.read_stream(engine, row.stream_id))
+    assert [event.type for event in found] == kinds
+    assert b"".join(piece for piece, _, _ in log.wire(found)) == body

@@ -18,12 +18,13 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recorder import database, files, jsontext, log
-from recorder.bodies import BodyDecoder, Decoder, LinesDecoder
+from recorder.bodies import decoder_for
 from recorder.collect import cassette, secrets
 from recorder.collect.outcome import Ending
 from recorder.collect.screen import redacted, redacted_frames
 from recorder.collect.streamid import derived_stream_id
 from recorder.errors import AppendConflict, ImportFailed
+from recorder.kind import JSON, LINES, SSE, kind_of
 from recorder.log import Row, Stream
 from recorder.recording import Recorded, read_recording
 from recorder.redaction import fields
@@ -31,7 +32,7 @@ from recorder.redaction.echoes import Echoes
 from recorder.redaction.names import is_secret
 from recorder.redaction.rules import Rules
 from recorder.schema import text
-from recorder.sse import Frame, SSEDecoder, encode, is_system
+from recorder.sse import Frame, encode, is_system
 from recorder.testing import SUFFIX
 
 logger = logging.getLogger(__name__)
@@ -175,13 +176,10 @@ def _redacted(rules: Rules, stream: Stream, frames: Iterable[Frame]) -> tuple[St
 
 
 def _frames(kind: str, body: bytes, pace: float | None) -> Iterator[Frame]:
-    decoder: Decoder
-    if kind == ".sse":
-        decoder = SSEDecoder()
-    else:
-        content_type = "application/json" if kind == ".json" else "application/x-ndjson"
-        yield log.system_frame("$response", {"status": 200, "headers": [["content-type", content_type]]}, 0)
-        decoder = BodyDecoder() if kind == ".json" else LinesDecoder()
+    told = kind_of(body, _TYPES[_SAYS[kind]])
+    if told != SSE or kind != ".sse":
+        yield log.system_frame("$response", {"status": 200, "headers": [["content-type", _TYPES[told]]]}, 0)
+    decoder = decoder_for(told)
     ending = Ending()
     gap_us = 1e6 / pace if pace else 0.0
     count = offset_us = 0
@@ -272,3 +270,9 @@ def _request(path: Path, known: secrets.Known) -> tuple[RequestFile, bytes]:
         raise ImportFailed(f'{path}: not a request file ({reason}); it should be {{"method", "host", "path", "body"}}') from None
     body = b"" if request.body is None else secrets.body(jsontext.dumps(request.body).encode(), known=known)
     return request, body
+
+
+_SAYS = {".sse": SSE, ".json": JSON, ".events.jsonl": LINES}
+"""What a file is by its name."""
+
+_TYPES = {SSE: "text/event-stream", JSON: "application/json", LINES: "application/x-ndjson"}
