@@ -88,6 +88,8 @@ def check(engine: sa.Engine, *, upgrade: bool) -> None:
     version = current_version(engine)
     name = shown(engine)
     if version == SCHEMA_VERSION:
+        if not _is_as_numbered(engine):
+            raise DatabaseError(_UNRELEASED.format(name=name, version=version))
         return
     if version is None:
         with engine.connect() as connection:
@@ -105,7 +107,36 @@ def check(engine: sa.Engine, *, upgrade: bool) -> None:
         )
     elif not upgrade:
         raise OldSchema(f"{name} has the older schema {version}; run `recorder db upgrade`")
-    migrate(engine)
+    try:
+        migrate(engine)
+    except sa.exc.DBAPIError as error:
+        if version is None or not _is_about_schema(error):
+            raise
+        raise DatabaseError(_UNRELEASED.format(name=name, version=version)) from None
+    if not _is_as_numbered(engine):
+        raise DatabaseError(_UNRELEASED.format(name=name, version=version))
+
+
+_UNRELEASED = (
+    "{name} was made by a recorder of before the first release, whose schema {version} was another; export its sessions with that"
+    " recorder and import them into a new database"
+)
+
+
+def _is_as_numbered(engine: sa.Engine) -> bool:
+    """Whether the tables are those of the version: some migrations were edited after databases had been made by them."""
+    with engine.connect() as connection:
+        found = sa.inspect(connection)
+        return all(columns <= {column["name"] for column in found.get_columns(table)} for table, columns in _ADDED_LATE.items())
+
+
+_ADDED_LATE = {"usage_totals": {"cost_nusd"}, "runs": {"failed"}, "pending_sums": {"kind"}, "streams": {"writer_id"}}
+
+
+def _is_about_schema(error: sa.exc.DBAPIError) -> bool:
+    """Whether a table, an index or a column that a statement names is not there, or is there already."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR or str(getattr(error.orig, "sqlstate", None) or "")[:2] == "42"
 
 
 def current_version(engine: sa.Engine) -> str | None:
@@ -282,6 +313,8 @@ def engine(url: str, *, create: bool, read_only: bool = False, immutable: bool =
         shown_url = "what was given" if "@" in url or "?" in url else url  # it may hold a password
         raise DatabaseError(f"{shown_url} is no database URL; write sqlite:///file.db or postgresql://user@host/name") from None
     if parsed.drivername == "sqlite":
+        if "?" in url:  # the driver would leave out what follows, and open another file
+            raise DatabaseError(f"{url}: a SQLite URL takes no options; name the file alone, with %3F for a ? in its name")
         return _sqlite(parsed, create=create, read_only=read_only, immutable=immutable)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgresql(parsed, read_only=read_only)

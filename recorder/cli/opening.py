@@ -130,5 +130,7 @@ def connect_read_only(url: str) -> sa.Engine:
     except ReadOnlyError as error:
         try:
             return database.connect(url, create=False, read_only=True, immutable=True)
+        except ReadOnlyError as why:  # it says what is beside the file
+            raise why from None
         except DatabaseError:
             raise error from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from recorder import database, log, queries
-from recorder.cli.opening import freshen, opened
+from recorder.cli.opening import opened
 from recorder.cli.output import Progress, echo, emit, json_option, note, say
 from recorder.projections.verify import verify
 
@@ -19,8 +19,7 @@ def command(db: str, id: str | None, as_json: bool) -> int:
 
     Anomalies of the recorded streams are counted; they are no fault of the recording.
     """
-    with opened(db) as engine:
-        freshen(engine)
+    with opened(db, fresh=True) as engine:
         ids = None
         if id:
             with database.read(engine) as connection:
