@@ -35,14 +35,14 @@ _LINES = frozenset({"application/x-ndjson", "application/ndjson", "application/j
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = re.compile(rb"[ \t\r\n]*")
-_JSON_BEGINS = re.compile(rb"\{[ \t\r\n]*[\"}]|\[[ \t\r\n]*[\[{\"\]tfn\d-]")
-_JSON_MAY_BEGIN = re.compile(rb"[{\[][ \t\r\n]*\Z")
 _LINE_END = re.compile(rb"\r\n|\r(?!\Z)|\n")  # after a CR at the end an LF may follow
 _LAST_LINE_END = re.compile(rb"\r\n|\r|\n")
 _FIELD = re.compile(rb"(?:data|event|id|retry)?:|(?:data|event|id|retry)\Z")
 _ANY_FIELD = re.compile(rb"[\w.-]*(?::|\Z)")  # where nothing says that it is something else
 _DATA = re.compile(rb"data: ?(?:\[DONE\]|[{\[])")
 _DONE = (b"data: [DONE]", b"data:[DONE]")
+_JSON_BEGINS = {ord("{"): (b'"', b"}"), ord("["): tuple(bytes((each,)) for each in b'[{"]tfn-0123456789')}
+"""What may follow a bracket, if that begins JSON."""
 
 
 def media_type(content_type: str | None) -> str:
@@ -79,6 +79,7 @@ class Telling:
         self._held = bytearray()
         self._cuts = array("q")  # end of each chunk, offset_us …
         self._start = 0  # where the body begins behind white space
+        self._inner = 0  # and what stands in its first object or list
         self._scan = 0  # where the search for the end of the line goes on
         self._line = -1  # where the line of events begins that is looked at
         self._data = False  # whether one of them was data
@@ -127,8 +128,13 @@ class Telling:
     def _json(self, data: bytearray, at: int, whole: bool) -> str | None:
         if self._said == LINES:
             return LINES
-        if not self._scan and not _JSON_BEGINS.match(data, at):
-            return None if _JSON_MAY_BEGIN.match(data, at) and not whole else self._otherwise()
+        if not self._scan:
+            blank = _BLANK.match(data, max(at + 1, self._inner))
+            self._inner = blank.end() if blank else at + 1
+            if self._inner >= len(data) and not whole:
+                return None
+            if data[self._inner : self._inner + 1] not in _JSON_BEGINS[data[at]]:
+                return self._otherwise()
         end = data.find(b"\n", max(at, self._scan))
         self._scan = len(data) if end < 0 else end
         if end < 0:

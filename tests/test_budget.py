@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -29,9 +30,11 @@ MEGABYTE = 1024 * 1024
 TINY = b":\n\n"
 
 
-def begun(writer: Writer, content_type: str = "text/event-stream", coding: str | None = None) -> Recording:
+def begun(
+    writer: Writer, content_type: str = "text/event-stream", coding: str | None = None, request: bytes | None = None
+) -> Recording:
     now = datetime.now(UTC)
-    stream = Stream(new_stream_id(), "POST", "host", "/v1", source="test", started_at=now, recorded_at=now)
+    stream = Stream(new_stream_id(), "POST", "host", "/v1", request_body=request, source="test", started_at=now, recorded_at=now)
     recording = writer.begin(stream)
     recording.response(200, (("content-type", content_type),), content_type, coding)
     return recording
@@ -188,6 +191,42 @@ def test_requests_under_way_count_and_too_many_are_not_kept() -> None:
     assert missing.startswith("queue full")
     first.forget()
     assert budget.requests == 0
+
+
+def test_a_request_that_found_no_room_is_said(engine: sa.Engine) -> None:
+    with Writer(engine, Settings(queue_bytes=MEGABYTE)) as writer:
+        writer.budget.requests = MEGABYTE - 10_000
+        first = begun(writer)
+        recording = begun(writer, request=b"x" * 20_000)
+        recording.note("")  # as a tee does that has nothing to add
+        writer.budget.requests = 0
+        first.end("eof")
+        recording.end("eof")
+    assert [gap["reason"] for gap in gaps(engine, recording)] == ["queue full: the request's body of 20000 bytes is not recorded"]
+
+
+def test_the_share_of_a_stream_is_of_its_chunks_alone(engine: sa.Engine) -> None:
+    with Writer(engine) as writer:
+        recording = begun(writer, request=b"x" * MEGABYTE)
+        recording.chunk(b"data: 1\n\n")
+        assert writer.flush(20)
+        assert recording.taken == recording._put > 0
+        recording.end("eof")
+
+
+def test_a_stream_that_is_collected_while_another_is_counted_does_not_wait_for_itself(engine: sa.Engine) -> None:
+    writer = Writer(engine)
+
+    class Collecting(int):
+        def __radd__(self, other: int) -> int:
+            writer.unheard(0, 0)
+            return other + int(self)
+
+    counted = threading.Thread(target=writer.unheard, args=(0, Collecting(7)), daemon=True)
+    counted.start()
+    counted.join(10)
+    assert not counted.is_alive()
+    assert (writer.missing, writer._unsaid) == (2, [2, 0, 7])
 
 
 def test_requests_over_their_limit_are_not_kept() -> None:

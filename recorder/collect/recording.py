@@ -99,7 +99,7 @@ class Recording:
         self._dropped = [0, 0]  # chunks, bytes
         self._heard = False  # whether the writer knows of it; not while the queue is full
         self._response: Response | None = None  # where that is to be said as soon as it does
-        self._put = 0  # bytes that were put on the queue
+        self._put = 0  # bytes of its chunks that were put on the queue
         self._note = ""  # what is to be said behind its head
         self._beyond = [0, 0]  # chunks, bytes that are beyond the limit of its body
         self.stream = stream
@@ -118,7 +118,7 @@ class Recording:
         self.fresh = 0  # chunks that are not stored yet
         self.kept = [0, 0]  # chunks and bytes that are
         self.given_up = False
-        self.taken = 0  # bytes that the writer took from the queue
+        self.taken = 0  # bytes of its chunks that the writer took from the queue
         self.steps: Iterator[list[Frame]] | None = None  # of the chunk that the writer is at, where that takes several
 
     @property
@@ -163,7 +163,7 @@ class Recording:
 
     def note(self, reason: str) -> None:
         """Something to be said about the request: a gap, behind the head of the response where there is one."""
-        self._note = reason
+        self._note = reason or self._note
 
     def gap(self, reason: str) -> None:
         """Something to be said about this place in the stream though no byte is missing."""

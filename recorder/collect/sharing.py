@@ -191,17 +191,23 @@ def _before_fork() -> None:
     if _lock.acquire(timeout=FORK_FILE_SECONDS):
         _held.append(_lock.release)
     else:
-        _in_use.update(_opening)
+        _refuse_to_child(_opening)
     for writer in list(_writers):
         patience = FORK_SECONDS if writer.path is None else FORK_FILE_SECONDS
         if writer.hold(max(0.0, now + patience - time.monotonic())):
             _held.append(writer.resume)
         elif writer.path is not None:
-            _in_use.add(writer.path)
+            _refuse_to_child({writer.path})
+
+
+def _refuse_to_child(paths: set[str]) -> None:
+    """A child inherits that these are in use; its parent, which goes on writing them, forgets it once it has forked."""
+    new = paths - _in_use
+    _in_use.update(new)
+    _held.append(lambda: _in_use.difference_update(new))
 
 
 def _after_fork_in_parent() -> None:
-    _in_use.clear()
     while _held:
         _held.pop()()
 

@@ -138,7 +138,7 @@ class Writer:
         self._upkeep_at = 0.0  # time.monotonic
         self._retry_at: float | None = None
         self._unsaid = [0, 0, 0]  # streams, chunks and bytes that are not in the log at all, and nothing there says so yet
-        self._unsaid_lock = threading.Lock()
+        self._unsaid_lock = threading.RLock()  # within it the garbage collector may end another stream, which says so
         self._connection: sa.Connection | None = None
         self._transaction_since: float | None = None  # time.monotonic
         self._turn = threading.Lock()  # held while the connection is in use
@@ -274,7 +274,7 @@ class Writer:
     def _step(self) -> None:
         """Take what is queued, store it, and see to what is due by the clock."""
         self._take()
-        oldest = next((entry for entry in (*self._entries, *self._backlog.oldest()) if entry.recording), None)
+        oldest = next((entry for entry in chain(self._backlog.oldest(), self._entries) if entry.recording), None)
         self._oldest_ns = oldest.recording.at_ns(oldest.offset_us) if oldest and oldest.recording else None
         self._work = self._freed = self._came = 0
         try:
@@ -398,9 +398,9 @@ class Writer:
     def _decode(self, recording: Recording, entry: Entry) -> None:
         """Put what an entry amounts to with what is due."""
         _, offset_us, said, cost = entry
-        recording.taken += cost
         self._freed += cost
         if isinstance(said, bytes):
+            recording.taken += cost
             if recording.given_up:
                 self.dropped_bytes += len(said)
             elif self._add(recording, recording.decoding.frames(said, offset_us)):
