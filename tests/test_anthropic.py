@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recorder.protocols.anthropic import answers
+from recorder.protocols.anthropic import repeats
 from recorder.protocols.errors import ToolError, tool_error
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
@@ -114,7 +114,8 @@ def test_a_message_that_came_whole_is_shown_as_one_that_was_streamed() -> None:
 def test_calls_are_answered_by_the_next_request() -> None:
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "high"}]}
     request = ASKED._replace(body={"messages": [{"role": "user", "content": [result]}]})
-    assert answers(request) == {"toolu_1": '[{"type":"text","text":"high"}]'}
+    (answer,) = repeats(request).answers
+    assert (answer.id, answer.output) == ("toolu_1", '[{"type":"text","text":"high"}]')
 
 
 def test_a_block_that_did_not_begin_is_kept_and_said() -> None:
@@ -176,9 +177,9 @@ def test_halves_of_a_character_in_two_deltas_are_one() -> None:
 
 def test_a_tool_that_its_client_says_failed_is_a_failed_call() -> None:
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": True, "content": "no such file"}
-    found = answers(Request(body={"messages": [{"role": "user", "content": [result]}]}))
-    assert found == {"toolu_1": ToolError("no such file")}
-    assert tool_error(found["toolu_1"]) == {"code": None, "message": "no such file"}
+    (found,) = repeats(Request(body={"messages": [{"role": "user", "content": [result]}]})).answers
+    assert (found.id, found.output) == ("toolu_1", ToolError("no such file"))
+    assert tool_error(found.output) == {"code": None, "message": "no such file"}
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def history(*turns: tuple[str, str], then: Any = None) -> Any:
     """A request that has the whole conversation in it: (call id, output) of each turn."""
     given: list[Any] = [{"role": "user", "content": "Hi"}]
     for call_id, output in turns:
-        given += [call_item("{}", call_id), {"type": "function_call_output", "call_id": call_id, "output": output}]
+        given += [call_item('{"city": "Oslo"}', call_id), {"type": "function_call_output", "call_id": call_id, "output": output}]
     return RESPONSES._replace(body={"model": "gpt-5", "store": False, "input": [*given, *([then] if then else [])]})
 
 

@@ -65,6 +65,7 @@ FOLDER_ORDER = {
         "payload",
         "errors",
         "deltas",
+        "conversation",
         "partial",
         "usage",
         "view",

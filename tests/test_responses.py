@@ -769,7 +769,8 @@ def test_a_completed_response_waits_for_the_calls_that_are_the_clients(item: Obj
     (call,) = action[kind]["tool_calls"]
     assert call["id"] in ("call_1", "lsh_1")
     assert "output" not in call.get(call["type"], {})
-    given = responses.answers(Request(body={"input": [{"role": "user", "content": "Hi"}, output]}))
+    repeated = responses.repeats(Request(body={"input": [{"role": "user", "content": "Hi"}, output]}))
+    given = {answer.id: answer.output for answer in repeated.answers}
     answered = merge("resp_1", [contribution(folded(events), "resp_1")], given)
     assert (answered.state, answered.status, answered.object["required_action"]) == ("ended", "completed", None)
     assert set(given) <= {*view.calls}
@@ -837,8 +838,9 @@ def test_only_what_is_completed_waits() -> None:
 )
 def test_the_calls_that_a_request_answers(input: Any, answers: list[str], continues: bool) -> None:
     fold = StreamFold(RESPONSES._replace(body={"model": "m", "input": input}))
-    assert fold.answers == answers
-    assert fold.continues == (answers[-1] if continues else None)
+    found = fold.answers or []
+    assert [answer.id for answer in found] == answers
+    assert [answer.last for answer in found] == [False] * (len(answers) - continues) + [True] * continues
 
 
 # Chains and conversations

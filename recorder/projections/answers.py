@@ -1,14 +1,19 @@
-"""`tool_answers`: which stream's request gives the output of which tool call.
+"""`call_keys` and `tool_answers`: which stream's request gives the output of which tool call.
 
-Where a protocol sends outputs with the next request, only the call's id ties the two together, and either may be recorded
-first. The outputs themselves stay in the request bodies: a long conversation repeats them in every one.
+Where a protocol sends outputs with the next request, nothing but what that repeats of its conversation ties the two together
+(protocols/conversation.py makes keys of it), and either may be recorded first. Of the calls with the key of an output, the
+latest that was made before it is meant; unless the call before that one was still open, as it is where two users say the same
+at once: then nobody can tell, and neither has an output. The outputs themselves stay in the request bodies: a long
+conversation repeats them in every one.
+
+All is looked up by a key and a time, a few rows around each: how many conversations there are does not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,99 +21,336 @@ from recorder import log, protocols
 from recorder.database import StreamID, UTCTime, metadata, slices
 from recorder.log import Stream
 from recorder.projections.folds import request_of
-from recorder.projections.run_steps import tool_calls
-from recorder.projections.runs import name
+from recorder.protocols.conversation import CERTAIN, Call, Keys, keys_of_calls, made_id, occurrence, scoped
+from recorder.protocols.failure import calls_of
 from recorder.protocols.fold import StreamFold
-from recorder.protocols.view import Contribution
+from recorder.protocols.view import RunView
+from recorder.steps import ToolCall
+
+call_keys = sa.Table(
+    "call_keys",
+    metadata,
+    sa.Column("run_key", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("stream_id", StreamID, nullable=False),  # the first of the run
+    sa.Column("began_at", UTCTime, nullable=False),  # when that began
+    sa.Index("call_keys_key", "key", "began_at", "run_key", "stream_id"),
+)
 
 tool_answers = sa.Table(
     "tool_answers",
     metadata,
     sa.Column("stream_id", StreamID, primary_key=True),
-    sa.Column("tool_call_id", sa.Text, primary_key=True),
-    sa.Column("protocol", sa.Text, nullable=False),
-    sa.Column("previous_run_id", sa.Text),  # the run that the request follows, where it says so: the call is one of its
+    sa.Column("number", sa.Integer, primary_key=True),  # of the output in its request
+    sa.Column("level", sa.Integer, primary_key=True),  # of the key (protocols/conversation.py): the lowest that is known decides
+    sa.Column("key", sa.Text, nullable=False),
     sa.Column("started_at", UTCTime, nullable=False),
     sa.Column("last", sa.Boolean, nullable=False),  # the request ends with it: its run goes on where that call's run stopped
-    sa.Index("tool_answers_tool_call_id", "tool_call_id"),
+    sa.Index("tool_answers_key", "key", "started_at", "stream_id"),
 )
 
-TABLES = (tool_answers,)
+TABLES = (call_keys, tool_answers)
+
+_CALL, _ANSWER = call_keys.c, tool_answers.c
 
 
 def stream_rows(stream: Stream, fold: StreamFold) -> list[dict[str, Any]]:
-    """The rows of a stream, one for each call that its request answers."""
-    return [
-        {
-            "stream_id": stream.stream_id,
-            "tool_call_id": id,
-            "protocol": fold.protocol,
-            "previous_run_id": fold.previous,
-            "started_at": stream.started_at,
-            "last": id == name(fold.continues),
-        }
-        for id in dict.fromkeys(name(id) or "" for id in fold.answers)
-    ]
+    """The rows of a stream: one for each key of each output in its request; of outputs with the same key the last."""
+    rows: dict[str, dict[str, Any]] = {}
+    for answer in fold.answers or ():
+        for level, key in answer.keys:
+            if (found := scoped(level, key, fold.protocol, stream.session_label)) is not None:
+                rows[found] = {
+                    "stream_id": stream.stream_id,
+                    "number": answer.number,
+                    "level": level,
+                    "key": found,
+                    "started_at": stream.started_at,
+                    "last": answer.last,
+                }
+    return list(rows.values())
 
 
-def answered_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> set[str]:
-    """The keys of runs that have a call which these streams answer."""
-    found: set[str] = set()
-    joined = tool_answers.join(tool_calls, tool_calls.c.tool_call_id == tool_answers.c.tool_call_id)
-    for some in slices(stream_ids):
-        chosen = sa.select(tool_calls.c.run_key).select_from(joined).where(tool_answers.c.stream_id.in_(some))
-        found.update(connection.execute(chosen.distinct()).scalars())
-    return found
+def replace_answers(connection: sa.Connection, streams: Sequence[tuple[Stream, StreamFold]]) -> set[str]:
+    """Write what these streams answer, where that has changed; the keys of runs whose outputs may be others now."""
+    new = {stream.stream_id: stream_rows(stream, fold) for stream, fold in streams if fold.answers is not None}
+    have: dict[str, list[dict[str, Any]]] = {}
+    for some in slices(new):
+        for row in connection.execute(sa.select(tool_answers).where(_ANSWER.stream_id.in_(some))).mappings():
+            have.setdefault(row["stream_id"], []).append(dict(row))
+    changed = {id for id, rows in new.items() if _ordered(rows) != _ordered(have.get(id, []))}
+    if not changed:
+        return set()
+    touched = answered_runs(connection, changed)
+    connection.execute(tool_answers.delete().where(_ANSWER.stream_id.in_(changed)))
+    rows = [row for id in changed for row in new[id]]
+    if rows:
+        connection.execute(tool_answers.insert(), rows)
+    return touched | answered_runs(connection, changed)
 
 
-def answering_streams(connection: sa.Connection, call_ids: Iterable[str]) -> dict[str, list[sa.Row[Any]]]:
-    """{tool_call_id: rows of the streams that answer it}, in the order in which those began."""
-    found: dict[str, list[sa.Row[Any]]] = {}
-    for some in slices({name(id) or "" for id in call_ids}):
-        chosen = sa.select(tool_answers).where(tool_answers.c.tool_call_id.in_(some))
-        for row in connection.execute(chosen.order_by(tool_answers.c.started_at, tool_answers.c.stream_id)):
-            found.setdefault(row.tool_call_id, []).append(row)
-    return found
+def _ordered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: (row["number"], row["level"]))
 
 
-def outputs(connection: sa.Connection, runs: dict[str, list[Contribution]]) -> dict[str, dict[str, Any]]:
-    """{run key: {tool_call_id: output}} that later requests give to calls of these runs.
+def replace_calls(connection: sa.Connection, views: Iterable[RunView], keys: set[str]) -> set[str]:
+    """Write the keys of the calls of these runs, where they have changed; the keys of runs whose outputs may be others now.
 
-    The first request after the run that has it counts, and one that names the run before any other.
+    keys: of all runs at hand; one without a view is no more.
     """
-    calls = {key: [id for given in parts for id in given.part["calls"]] for key, parts in runs.items()}
-    answering = answering_streams(connection, (id for ids in calls.values() for id in ids))
-    chosen: list[tuple[str, str, str]] = []
-    for key, ids in calls.items():
-        for id in dict.fromkeys(ids):
-            stream_id = _choose(key, runs[key], answering.get(name(id) or "", ()))
-            if stream_id is not None:
-                chosen.append((key, id, stream_id))
-    said: dict[str, dict[str, Any]] = {}
-    for some in slices({stream_id for _, _, stream_id in chosen}, 100):
+    new = {view.key: row for view in views if view.is_run if (row := _call_rows(view))}
+    have: dict[str, dict[str, dict[str, Any]]] = {}
+    for some in slices(keys):
+        for known in connection.execute(sa.select(call_keys).where(_CALL.run_key.in_(some))).mappings():
+            have.setdefault(known["run_key"], {})[known["key"]] = dict(known)
+    changed = {key for key in {*new, *have} if new.get(key) != have.get(key)}
+    if not changed:
+        return set()
+    touched = _neighbours(connection, changed)
+    for some in slices(changed):
+        connection.execute(call_keys.delete().where(_CALL.run_key.in_(some)))
+    rows = [row for key in sorted(changed) for row in new.get(key, {}).values()]
+    if rows:
+        connection.execute(call_keys.insert(), rows)
+    return touched | _neighbours(connection, changed)
+
+
+class _Known(NamedTuple):
+    """A call of a run: its occurrence() there, and the keys under which it is kept."""
+
+    occurrence: str
+    keys: list[str]
+
+
+def _calls(view: RunView) -> list[_Known]:
+    """The calls of a run that a later request may answer."""
+    if not view.calls:
+        return []
+    asked = next((source for source in view.sources if source.before is not None), view.sources[0])
+    thread = next((source.thread_id for source in view.sources if source.thread_id), None)
+    seen: dict[str, int] = {}
+    found: list[_Known] = []
+
+    def add(names: list[str], keys: list[Keys]) -> None:
+        for name, own in zip(names, keys, strict=True):
+            kept = (scoped(level, key, view.protocol, view.label) for level, key in own)
+            found.append(_Known(name, [key for key in kept if key is not None]))
+
+    for step in view.steps:
+        calls = [call for each in calls_of(step) if (call := _call(each)).id in view.calls]
+        add([occurrence(seen, call.id) for call in calls], keys_of_calls(asked.before, view.key, thread, calls))
+    others = [Call(id) for id in view.calls if id not in seen]
+    add([call.id for call in others], keys_of_calls(None, view.key, thread, others))
+    return found
+
+
+def _call(given: dict[str, Any]) -> Call:
+    call = ToolCall.of(given)
+    if not isinstance(call.id, str) or call.type not in _FUNCTIONS:
+        return Call(str(call.id))
+    return Call(call.id, call.name, call.arguments, call.id != made_id(call.name, call.arguments))
+
+
+_FUNCTIONS = frozenset({"function", "custom", "mcp"})
+
+
+def _call_rows(view: RunView) -> dict[str, dict[str, Any]]:
+    first = view.sources[0]
+    row = {"run_key": view.key, "stream_id": first.stream_id, "began_at": datetime.fromisoformat(first.started_at)}
+    return {key: {"key": key, **row} for call in _calls(view) for key in call.keys}
+
+
+# Whose output it is
+
+
+def _before(call: Any, answer: Any) -> sa.ColumnElement[bool]:
+    """Of calls: those with an answer's key that were made before it, and not by the run that it is asked for."""
+    return sa.and_(call.key == answer.key, call.began_at <= answer.started_at, call.stream_id != answer.stream_id)
+
+
+def _latest(answer: sa.FromClause, column: str, offset: int = 0) -> sa.ScalarSelect[Any]:
+    """A column of the latest call that an answer may be to; or, by its offset, of one before that."""
+    call = call_keys.alias()
+    chosen = sa.select(call.c[column]).where(_before(call.c, answer.c)).order_by(call.c.began_at.desc(), call.c.run_key.desc())
+    return chosen.offset(offset).limit(1).correlate(answer).scalar_subquery()
+
+
+def _resolved(connection: sa.Connection, where: Any) -> dict[tuple[str, int], str | None]:
+    """{(stream_id, number): the run whose call it answers} of answers that where(answer) chooses; None where that is in doubt."""
+    answer, other = tool_answers.alias(), tool_answers.alias()
+    previous, latest = _latest(answer, "began_at", 1), _latest(answer, "began_at")
+    key = call_keys.alias()
+    between = (other.c.started_at >= previous, other.c.started_at < latest)
+    same = sa.exists().where(other.c.key == answer.c.key, *between).correlate(answer)
+    named = sa.exists().where(
+        key.c.run_key == _latest(answer, "run_key", 1), other.c.key == key.c.key, other.c.level.in_(CERTAIN), *between
+    )
+    closed = sa.or_(same, named.correlate(answer))
+    columns = (answer.c.stream_id, answer.c.number, answer.c.level)
+    chosen = sa.select(*columns, _latest(answer, "run_key").label("run"), previous.label("previous"), closed.label("closed"))
+    found: dict[tuple[str, int], str | None] = {}
+    for row in connection.execute(chosen.where(where(answer.c)).order_by(*columns)):
+        if row.run is not None and (row.stream_id, row.number) not in found:
+            sure = row.level in CERTAIN or row.previous is None or row.closed
+            found[row.stream_id, row.number] = row.run if sure else None
+    return found
+
+
+def continued_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> dict[str, str]:
+    """{stream_id: the run whose call its request ends with answering}"""
+    found: dict[str, str] = {}
+    for some in slices(stream_ids):
+        answering = _resolved(connection, lambda answer, some=some: sa.and_(answer.stream_id.in_(some), answer.last))
+        found.update((stream_id, key) for (stream_id, _), key in answering.items() if key is not None)
+    return found
+
+
+def outputs(connection: sa.Connection, views: Iterable[RunView]) -> dict[str, dict[str, Any]]:
+    """{run key: {occurrence() of a call: output}} that later requests give to calls of these runs, the first that has it.
+
+    What replace_calls() and replace_answers() wrote must be all there.
+    """
+    calls = {view.key: known for view in views if view.is_run if (known := _calls(view))}
+    first: dict[tuple[str, str], tuple[Any, str, int]] = {}  # (run, key) → when, stream and number of the first answer
+    for some in slices(calls):
+        for row in connection.execute(_first_answers(some)):
+            first[row.run_key, row.key] = (row.started_at, row.stream_id, row.number)
+    if not first:
+        return {}
+    meant: dict[tuple[str, int], str | None] = {}
+    numbers = sorted({number for _, _, number in first.values()})
+    for some in slices({stream_id for _, stream_id, _ in first.values()}):
+        meant.update(
+            _resolved(connection, lambda answer, some=some: sa.and_(answer.stream_id.in_(some), answer.number.in_(numbers)))
+        )
+    chosen: list[tuple[str, str, str, int]] = []
+    for run_key, known in calls.items():
+        for call in known:
+            answers = (first[run_key, key] for key in call.keys if (run_key, key) in first)
+            own = [answer for answer in answers if meant.get(answer[1:]) == run_key]
+            if own:
+                chosen.append((run_key, call.occurrence, *min(own)[1:]))
+    said: dict[str, dict[int, Any]] = {}
+    for some in slices({stream_id for _, _, stream_id, _ in chosen}, 100):
         for stream_id, stream in log.get_streams(connection, some).items():
             said[stream_id] = _said(stream)
     found: dict[str, dict[str, Any]] = {}
-    for key, id, stream_id in chosen:
-        if id in said.get(stream_id, {}):
-            found.setdefault(key, {})[id] = said[stream_id][id]
+    for run_key, name, stream_id, number in chosen:
+        if number in said.get(stream_id, {}):
+            found.setdefault(run_key, {})[name] = said[stream_id][number]
     return found
 
 
-def _choose(key: str, parts: list[Contribution], answering: Sequence[sa.Row[Any]]) -> str | None:
-    protocol = parts[-1].source.protocol
-    began = min(datetime.fromisoformat(given.source.started_at) for given in parts)
-    own = {given.source.stream_id for given in parts}
-    possible = [
-        (row.previous_run_id != key, row.started_at, row.stream_id)
-        for row in answering
-        if row.protocol == protocol and row.stream_id not in own
-        if row.previous_run_id == key or (row.previous_run_id is None and row.started_at >= began)
-    ]
-    return min(possible)[2] if possible else None
+def _first_answers(run_keys: list[str]) -> sa.Select[Any]:
+    """run_key, key, and the first answer with that key that came after the run."""
+    answer, after = tool_answers.alias(), tool_answers.alias()
+    later = sa.and_(after.c.key == _CALL.key, after.c.started_at >= _CALL.began_at, after.c.stream_id != _CALL.stream_id)
+    stream_id = sa.select(after.c.stream_id).where(later).order_by(after.c.started_at, after.c.stream_id).limit(1)
+    joined = call_keys.join(
+        answer, sa.and_(answer.c.key == _CALL.key, answer.c.stream_id == stream_id.correlate(call_keys).scalar_subquery())
+    )
+    columns = (_CALL.run_key, _CALL.key, answer.c.started_at, answer.c.stream_id, answer.c.number)
+    return sa.select(*columns).select_from(joined).where(_CALL.run_key.in_(run_keys))
 
 
-def _said(stream: Stream) -> dict[str, Any]:
+def _said(stream: Stream) -> dict[int, Any]:
     request = request_of(stream)
     protocol = protocols.protocol_for(request)
-    return protocol.answers(request) if protocol else {}
+    return {answer.number: answer.output for answer in protocol.repeats(request).answers} if protocol else {}
+
+
+# What depends on what
+
+
+def answered_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> set[str]:
+    """The keys of runs whose outputs depend on what these streams answer: the latest call before, and the one that follows."""
+    answer, other, following = tool_answers.alias(), tool_answers.alias(), call_keys.alias()
+    latest = _latest(answer, "began_at")
+    between = sa.and_(other.c.key == answer.c.key, other.c.started_at >= latest, other.c.started_at <= answer.c.started_at)
+    sooner = sa.or_(other.c.started_at < answer.c.started_at, other.c.stream_id < answer.c.stream_id)
+    after = sa.and_(following.c.key == answer.c.key, following.c.began_at > answer.c.started_at)
+    chosen = sa.select(
+        answer.c.level,
+        _latest(answer, "run_key").label("run"),
+        sa.exists().where(between, sooner, other.c.stream_id != answer.c.stream_id).correlate(answer).label("again"),
+        sa.select(following.c.run_key)
+        .where(after)
+        .order_by(following.c.began_at, following.c.run_key)
+        .limit(1)
+        .correlate(answer)
+        .scalar_subquery()
+        .label("next"),
+    )
+    found: set[str] = set()
+    named: set[str] = set()
+    for some in slices(stream_ids):
+        for row in connection.execute(chosen.where(answer.c.stream_id.in_(some))):
+            if not row.again:
+                found.update(key for key in (row.run, row.next) if key is not None)
+                if row.level in CERTAIN and row.run is not None:
+                    named.add(row.run)
+    return found | _neighbours(connection, named)
+
+
+def _neighbours(connection: sa.Connection, run_keys: set[str]) -> set[str]:
+    """The keys of runs whose outputs depend on the calls of these: those just before and after that have the same key.
+
+    And those that would have the outputs that these get, were it not for them.
+    """
+    columns = [_beside(before).label(name) for name, before in (("previous", True), ("next", False))]
+    found: set[str] = set()
+    answering: dict[str, set[int]] = {}
+    for some in slices(run_keys):
+        for row in connection.execute(sa.select(*columns).select_from(call_keys).where(_CALL.run_key.in_(some))):
+            found.update(key for key in row if key is not None)
+        for row in connection.execute(_first_answers(some)):
+            answering.setdefault(row.stream_id, set()).add(row.number)
+    answer = tool_answers.alias()
+    rival = sa.select(_latest(answer, "run_key").label("run"), answer.c.stream_id, answer.c.number)
+    for some in slices(answering):
+        for row in connection.execute(rival.where(answer.c.stream_id.in_(some))):
+            if row.run is not None and row.number in answering[row.stream_id]:
+                found.add(row.run)
+    return found - run_keys
+
+
+def _beside(before: bool) -> sa.ScalarSelect[Any]:
+    """The run key of the call just before, or after, one that has the same key."""
+    other = call_keys.alias().c
+    own = (_CALL.began_at, _CALL.run_key)
+    apart = (
+        sa.tuple_(other.began_at, other.run_key) < sa.tuple_(*own)
+        if before
+        else sa.tuple_(other.began_at, other.run_key) > sa.tuple_(*own)
+    )
+    order = (other.began_at.desc(), other.run_key.desc()) if before else (other.began_at, other.run_key)
+    chosen = sa.select(other.run_key).where(other.key == _CALL.key, apart).order_by(*order)
+    return chosen.limit(1).correlate(call_keys).scalar_subquery()
+
+
+def continuing_streams(connection: sa.Connection, run_keys: Iterable[str]) -> set[str]:
+    """The streams whose requests may end with the output of a call of these runs, or of one whose place they take."""
+    following = call_keys.alias().c
+    after = sa.select(following.began_at).where(following.key == _CALL.key, following.began_at > _CALL.began_at)
+    end = after.order_by(following.began_at).offset(1).limit(1).correlate(call_keys).scalar_subquery()
+    joined = call_keys.join(tool_answers, _ANSWER.key == _CALL.key)
+    until = sa.or_(end.is_(None), _ANSWER.started_at < end)
+    chosen = sa.select(_ANSWER.stream_id).select_from(joined).where(_ANSWER.last, _ANSWER.started_at >= _CALL.began_at, until)
+    found: set[str] = set()
+    for some in slices(run_keys):
+        found.update(connection.execute(chosen.where(_CALL.run_key.in_(some)).distinct()).scalars())
+    return found
+
+
+def related_streams(connection: sa.Connection, stream_ids: Iterable[str], run_keys: Iterable[str]) -> set[str]:
+    """All streams that have a key in common with these streams or runs: what decides whose output theirs is."""
+    keys: set[str] = set()
+    for some in slices(stream_ids):
+        keys.update(connection.execute(sa.select(_ANSWER.key).where(_ANSWER.stream_id.in_(some))).scalars())
+    for some in slices(run_keys):
+        keys.update(connection.execute(sa.select(_CALL.key).where(_CALL.run_key.in_(some))).scalars())
+    found: set[str] = set()
+    for some in slices(keys):
+        for column, key in ((_ANSWER.stream_id, _ANSWER.key), (_CALL.stream_id, _CALL.key)):
+            found.update(connection.execute(sa.select(column).where(key.in_(some)).distinct()).scalars())
+    return found

@@ -16,8 +16,7 @@ from recorder.database import slices
 from recorder.log import Stream
 from recorder.projections import PROJECTIONS, costs
 from recorder.projections.anomalies import anomalies
-from recorder.projections.answers import answered_runs, outputs, tool_answers
-from recorder.projections.answers import stream_rows as answer_rows
+from recorder.projections.answers import answered_runs, outputs, replace_answers, replace_calls, tool_answers
 from recorder.projections.failures import failures
 from recorder.projections.failures import stream_rows as failures_of_stream
 from recorder.projections.folds import contribution, folds, source_of, to_rows
@@ -77,11 +76,8 @@ def project(connection: sa.Connection, batch: Sequence[Folded]) -> None:
     states = {entry.stream.stream_id: entry.fold.states() for entry in batch}
     keys = {key for parts in states.values() for key in parts}
     keys.update(connection.execute(sa.select(folds.c.run_key).where(folds.c.stream_id.in_(ids))).scalars())
-    keys |= answered_runs(connection, ids)
+    keys |= replace_answers(connection, [(entry.stream, entry.fold) for entry in batch])
     connection.execute(folds.delete().where(folds.c.stream_id.in_(ids)))
-    connection.execute(tool_answers.delete().where(tool_answers.c.stream_id.in_(ids)))
-    insert(connection, tool_answers, [row for entry in batch for row in answer_rows(entry.stream, entry.fold)])
-    keys |= answered_runs(connection, ids)
     keys.discard(STREAM)
     note(connection, *_touched(connection, ids, keys))
     places = _replace_runs(connection, batch, states, keys)
@@ -124,12 +120,16 @@ def _replace_runs(
     Runs whose place depends on theirs are replaced too. What is to be summed up then is noted.
     """
     places = Places(connection)
-    views = _views(connection, batch, states, keys)
-    more = places.add(keys, views)
     keys = set(keys)
+    views, depending = _views(connection, batch, states, keys)
+    if depending - keys:
+        note(connection, *_touched(connection, [], depending))
+        keys |= depending
+        views, _ = _views(connection, batch, states, keys)
+    more = places.add(keys, views)
     while more:
         note(connection, *_touched(connection, [], more))
-        followers = _views(connection, (), states, more)
+        followers, _ = _views(connection, (), states, more)
         keys |= more
         more = places.add(more, followers)
         views += followers
@@ -171,8 +171,11 @@ def _move_streams(connection: sa.Connection, places: Places, at_hand: Container[
 
 def _views(
     connection: sa.Connection, batch: Sequence[Folded], states: dict[str, dict[str, Any]], keys: set[str]
-) -> list[RunView]:
-    """The views of these runs, from the streams at hand and from the kept folds of all others that speak of them."""
+) -> tuple[list[RunView], set[str]]:
+    """The views of these runs, from the streams at hand and from the kept folds of all others that speak of them.
+
+    And the keys of other runs whose outputs may have changed because of theirs.
+    """
     found: dict[str, list[Contribution]] = {}
     views = []
     for entry in batch:
@@ -188,8 +191,11 @@ def _views(
             # Not in the statement: SQLite would go through all folds of this version, which is every one.
             if version == FOLD_VERSION and stream_id not in states:
                 found.setdefault(key, []).append(contribution(state))
-    answered = outputs(connection, found)
-    return views + [merge(key, given, answered.get(key)) for key, given in found.items()]
+    made = {key: merge(key, given) for key, given in found.items()}
+    depending = replace_calls(connection, made.values(), keys)
+    for key, answered in outputs(connection, made.values()).items():
+        made[key] = merge(key, found[key], answered)
+    return [*views, *made.values()], depending
 
 
 def _touched(connection: sa.Connection, ids: list[str], keys: set[str]) -> tuple[set[str], set[datetime]]:

@@ -11,6 +11,7 @@ from recorder import jsontext
 from recorder.database import StreamID, metadata
 from recorder.log import Stream
 from recorder.protocols import FOLD_VERSION, Request
+from recorder.protocols.conversation import Before
 from recorder.protocols.failure import code_of_stream, is_probe
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.payload import as_text
@@ -64,6 +65,7 @@ def source_of(stream: Stream, fold: StreamFold) -> Source:
         (stream.started_at - _EPOCH) // timedelta(microseconds=1),
         fold.error_at,
         is_probe(stream.method, fold.protocol, fold.status),
+        fold.before,
     )
 
 
@@ -84,7 +86,8 @@ def to_rows(stream: Stream, fold: StreamFold, states: dict[str, Any]) -> list[di
 
 def contribution(state: str) -> Contribution:
     value = jsontext.loads(state)
-    return Contribution(Source(*value["source"]), value["part"])
+    source = Source(*value["source"])
+    return Contribution(source._replace(before=source.before and Before(*source.before)), value["part"])
 
 
 def resume(stream: Stream, states: dict[str, str]) -> StreamFold:

@@ -7,15 +7,13 @@ the run is projected, and runs that follow one whose place has changed are proje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
 from recorder import jsontext
 from recorder.database import slices
-from recorder.projections.answers import answering_streams, tool_answers
-from recorder.projections.run_steps import tool_calls
-from recorder.projections.runs import name, runs
+from recorder.projections.answers import continued_runs, continuing_streams
+from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams
 from recorder.protocols.view import RunView, Source, chain_session
 
@@ -104,36 +102,11 @@ class Places:
             for key, session_id, logical_run_id in self._connection.execute(chosen):
                 self._stored[key] = (session_id, logical_run_id or key)
 
-    def _called(self, views: dict[str, RunView]) -> dict[str, str | None]:
+    def _called(self, views: dict[str, RunView]) -> dict[str, str]:
         """{run key: the run whose call the request that began it answers at its end}."""
-        first = {view.sources[0].stream_id: view for view in views.values()}
-        last: dict[str, sa.Row[Any]] = {}
-        for some in slices(first):
-            chosen = sa.select(tool_answers).where(tool_answers.c.stream_id.in_(some), tool_answers.c.last)
-            last.update({row.stream_id: row for row in self._connection.execute(chosen)})
-        if not last:
-            return {}
-        owners: dict[tuple[str, str | None], list[tuple[str, str]]] = {}  # call id, protocol → [(when its run began, key) …]
-        joined = tool_calls.join(runs, runs.c.run_key == tool_calls.c.run_key)
-        called = sa.select(tool_calls.c.tool_call_id, runs.c.protocol, runs.c.run_key, runs.c.observed_at).select_from(joined)
-        for some in slices({row.tool_call_id for row in last.values()}):
-            stored = called.where(tool_calls.c.tool_call_id.in_(some), tool_calls.c.awaited)
-            for id, protocol, key, observed_at in self._connection.execute(stored):
-                if key not in self._views and key not in self._gone:
-                    owners.setdefault((id, protocol), []).append((observed_at.isoformat(), key))
-        for view in self._views.values():
-            for id in view.calls:
-                owners.setdefault((name(id) or "", view.protocol), []).append((view.sources[0].started_at, view.key))
-        found: dict[str, str | None] = {}
-        for stream_id, row in last.items():
-            view, previous = first[stream_id], row.previous_run_id
-            possible = [
-                (began, key)
-                for began, key in owners.get((row.tool_call_id, row.protocol), ())
-                if key != view.key and (previous == key or (previous is None and began <= view.sources[0].started_at))
-            ]
-            found[view.key] = max(possible)[1] if possible else None
-        return found
+        first = {view.sources[0].stream_id: view.key for view in views.values()}
+        continued = continued_runs(self._connection, first)
+        return {first[stream_id]: key for stream_id, key in continued.items() if key != first[stream_id]}
 
     def _followers(self, keys: set[str]) -> set[str]:
         """Stored runs that come after these, in their chains or by continuing them."""
@@ -147,17 +120,17 @@ class Places:
         return found
 
     def _continuing(self, views: dict[str, RunView]) -> set[str]:
-        """Stored runs that do not know yet that they continue one of these: their request ends with the output of its call."""
-        calls = {id for view in views.values() for id in view.calls}
-        if not calls:
-            return set()
-        streams = [row.stream_id for rows in answering_streams(self._connection, calls).values() for row in rows if row.last]
-        keys: set[str] = set()
-        for some in slices(streams):
-            speaks_of = sa.select(session_streams.c.runs).where(session_streams.c.stream_id.in_(some))
-            keys.update(key for found in self._connection.execute(speaks_of).scalars() for key in jsontext.loads(found))
+        """Stored runs that do not know yet which run they continue, because of these: their requests end with an output."""
+        runs_of: dict[str, list[str]] = {}
+        for some in slices(continuing_streams(self._connection, [view.key for view in views.values() if view.calls])):
+            speaks_of = sa.select(session_streams.c.stream_id, session_streams.c.runs).where(
+                session_streams.c.stream_id.in_(some)
+            )
+            runs_of.update((stream_id, jsontext.loads(found)) for stream_id, found in self._connection.execute(speaks_of))
+        right = continued_runs(self._connection, runs_of)
+        wanted = {key: right.get(stream_id) for stream_id, keys in runs_of.items() for key in keys}
         unaware: set[str] = set()
-        for some in slices(keys):
+        for some in slices(wanted):
             chosen = sa.select(runs.c.run_key, runs.c.continued_run_id).where(runs.c.run_key.in_(some))
-            unaware.update(key for key, before in self._connection.execute(chosen) if before not in self._views)
+            unaware.update(key for key, before in self._connection.execute(chosen) if before != wanted[key])
         return unaware

@@ -17,7 +17,7 @@ from recorder import database, log, prices
 from recorder.database import slices
 from recorder.log import Stream, checkpoints, heads, pending
 from recorder.projections import PROJECTIONS, batch, costs, sessions, usage
-from recorder.projections.answers import tool_answers
+from recorder.projections.answers import call_keys, tool_answers
 from recorder.projections.failures import failures
 from recorder.projections.folds import folds, resume
 from recorder.projections.pending_sums import note, sum_up
@@ -238,6 +238,7 @@ def _sweep(engine: sa.Engine) -> None:
         (silences, silences.c.stream_id, heads.c.stream_id),
         (failures, failures.c.stream_id, heads.c.stream_id),
         (tool_answers, tool_answers.c.stream_id, heads.c.stream_id),
+        (call_keys, call_keys.c.run_key, folds.c.run_key),
         *((table, table.c.run_key, folds.c.run_key) for family in PROJECTIONS for table in family.TABLES),
         (costs.costs, costs.costs.c.run_key, runs.c.run_key),
     ):

@@ -17,13 +17,12 @@ from recorder.database import slices
 from recorder.log import Stream, checkpoints, events, heads, pending, streams
 from recorder.projections import PROJECTED
 from recorder.projections.anomalies import anomalies
-from recorder.projections.answers import answered_runs, answering_streams
+from recorder.projections.answers import answered_runs, related_streams
 from recorder.projections.batch import Folded, project_safely
 from recorder.projections.costs import COSTS
 from recorder.projections.failures import failures
 from recorder.projections.folds import folds, request_of
 from recorder.projections.pending_sums import pending_sums, sum_up
-from recorder.projections.run_steps import tool_calls
 from recorder.projections.runner import STEP_EVENTS
 from recorder.projections.runs import runs
 from recorder.projections.sessions import session_streams
@@ -153,18 +152,13 @@ def _made_from(connection: sa.Connection, stream_ids: list[str], keys: list[str]
     """
     found = set(stream_ids)
     before = {*keys, *answered_runs(connection, stream_ids)}
-    calls: set[str] = set()
-    for some in slices(keys):
-        calls.update(connection.execute(sa.select(tool_calls.c.tool_call_id).where(tool_calls.c.run_key.in_(some))).scalars())
-    answering = answering_streams(connection, calls - {None})
-    found.update(row.stream_id for rows in answering.values() for row in rows)
     seen: set[str] = set()
     while before - seen:
         new, before = before - seen, set()
         seen |= new
         for some in slices(new):
             speaking = set(connection.execute(sa.select(folds.c.stream_id).where(folds.c.run_key.in_(some))).scalars())
-            found |= speaking
+            found |= speaking | related_streams(connection, speaking, some)
             columns = session_streams.c
             roots = sa.select(columns.root_run_id).where(columns.stream_id.in_(speaking), columns.root_run_id.is_not(None))
             before.update(connection.execute(roots).scalars())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from recorder.protocols import anthropic, assistants, chat, responses
+from recorder.protocols.conversation import Conversation
 from recorder.protocols.partial import Partial, Request
 from recorder.protocols.view import MergedRun, Shown
 
@@ -47,8 +48,8 @@ class WireProtocol(Protocol):
     def body(self, partial: Partial, position: int, offset_us: int, found: Any) -> None:
         """Fold the JSON of a response that is no stream."""
 
-    def answers(self, request: Request) -> dict[str, Any]:
-        """{tool_call_id: output} that a request gives to calls of earlier runs (Partial.answers has the ids)."""
+    def repeats(self, request: Request) -> Conversation:
+        """What a request repeats of its conversation: the outputs that it gives to calls of earlier runs."""
 
     def present(self, run: MergedRun) -> Shown:
         """The Run object, its steps and messages, from what the streams of a run add up to."""

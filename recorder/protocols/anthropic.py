@@ -13,6 +13,7 @@ from typing import Any
 
 from recorder import jsontext
 from recorder.protocols import endings, objects
+from recorder.protocols.conversation import Call, Conversation, Item, Output, Said, conversation, occurrence
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.errors import ToolError, error_code, error_in, event_of, tool_error
 from recorder.protocols.partial import Entity, Part, Partial, Request
@@ -20,7 +21,7 @@ from recorder.protocols.payload import as_list, as_object, as_output, as_text, i
 from recorder.protocols.usage import COST_FIELDS, Reading, follow, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
-__all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
+__all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present", "repeats"]
 
 NAME = "anthropic"
 
@@ -44,7 +45,6 @@ _EXTRAS = ("top_k", "stop_sequences", "thinking", "service_tier", "container", "
 _EVENTS = frozenset(
     {"message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"}
 )
-_ANSWERS_LIMIT = 128
 
 Object = dict[str, Any]
 
@@ -69,20 +69,36 @@ def begin(partial: Partial, request: Request) -> None:
     """What the request alone tells: what it asks for, and the calls that it answers."""
     asked = as_object(request.body)
     partial.asked = {key: asked[key] for key in ("model", "max_tokens", *_SAME, *_EXTRAS) if asked.get(key) is not None}
-    partial.answers = list(answers(request))[-_ANSWERS_LIMIT:]
-    last = as_list(asked.get("messages"))[-1:]
-    partial.continues = bool(partial.answers) and any(_results(message) for message in last)
+    partial.answers, partial.before = repeats(request)
 
 
-def answers(request: Request) -> dict[str, Any]:
-    """{call id: output} of the tool_result blocks among the request's messages, the latest last."""
-    found: dict[str, Any] = {}
-    for message in as_list(as_object(request.body).get("messages")):
-        for block in _results(message):
-            found.pop(block["tool_use_id"], None)
-            output = as_output(block.get("content"))
-            found[block["tool_use_id"]] = ToolError(block.get("content")) if block.get("is_error") is True else output
-    return found
+def repeats(request: Request) -> Conversation:
+    """What the request's messages repeat: the outputs are their tool_result blocks."""
+    body = as_object(request.body)
+    user = as_object(body.get("metadata")).get("user_id")
+    return conversation(_items(body), user if isinstance(user, str) else None)
+
+
+def _items(body: Object) -> Iterator[Item]:
+    yield Said("system", body.get("system"))
+    for message in as_list(body.get("messages")):
+        role, content = as_object(message).get("role"), as_object(message).get("content")
+        blocks = as_list(content) if isinstance(content, list) else [content]
+        results = _results(message)
+        for block in blocks:
+            kind = as_object(block).get("type")
+            if kind == "tool_result":
+                continue
+            if kind == "tool_use" and is_id(as_object(block).get("id")):
+                call = as_object(block)
+                yield Call(call["id"], as_text(call.get("name")), call.get("input"))
+            elif kind in ("thinking", "redacted_thinking"):
+                yield Said("assistant", None)  # clients leave out that of earlier turns
+            else:
+                yield Said(str(role), [block])
+        for result in results:  # what a user adds to them comes before: the request ends with them
+            content = result.get("content")
+            yield Output(result["tool_use_id"], ToolError(content) if result.get("is_error") is True else as_output(content))
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
@@ -143,7 +159,10 @@ def present(run: MergedRun) -> Shown:
     """The Run object, its steps and messages, of what is known of a message."""
     asked, message, failure = (as_object(run.object.get(key)) for key in ("asked", "message", "error"))
     blocks = [(key, _whole(block.object)) for key, block in sorted(run.family("blocks").items(), key=lambda each: int(each[0]))]
-    pending = [block for _, block in blocks if block.get("type") == "tool_use" and block.get("id") not in run.answered]
+    seen: dict[str, int] = {}
+    calls = {index: occurrence(seen, str(block.get("id"))) for index, block in blocks if block.get("type") == "tool_use"}
+    given = {index: run.answered[key] for index, key in calls.items() if key in run.answered}
+    pending = [block for index, block in blocks if index in calls and index not in given]
     status, reason = _status(message.get("stop_reason"), run.terminal, bool(failure), bool(pending))
     stop_reason = as_text(message.get("stop_reason"))
     broken = {"code": failure.get("code") or stop_reason, "message": failure.get("message") or f"it stopped with {stop_reason}"}
@@ -162,7 +181,7 @@ def present(run: MergedRun) -> Shown:
     )
     source = {**message, "content": [block for _, block in blocks]}
     said = _message(object, blocks, reason)
-    return Shown(object, list(_steps(run, object, blocks)), [said] if said else [], source, status, reading)
+    return Shown(object, list(_steps(run, object, blocks, given)), [said] if said else [], source, status, reading)
 
 
 # Events
@@ -302,8 +321,11 @@ def _whole(block: Object) -> Object:
 # Steps and messages
 
 
-def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> Iterator[EntityView]:
-    """The steps, in the order of the blocks that they begin with; all but the last are done where the next has begun."""
+def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]], given: Mapping[str, Any]) -> Iterator[EntityView]:
+    """The steps, in the order of the blocks that they begin with; all but the last are done where the next has begun.
+
+    given: {index of a tool_use block: its output}.
+    """
     results = {block.get("tool_use_id"): block for _, block in blocks if str(block.get("type")).endswith("_tool_result")}
     found: list[tuple[list[str], str, Any]] = []  # (indexes, type, details)
     said = False
@@ -320,32 +342,31 @@ def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]]) -> 
         elif kind == "compaction":
             found.append(([index], "activities", [block]))
         elif kind.endswith("tool_use"):
-            call = _call(block, run.answered, results)
+            call = _call(block, given.get(index), results)
             if found and found[-1][1] == "tool_calls":
                 found[-1][0].append(index)
                 found[-1][2].append(call)
             else:
                 found.append(([index], "tool_calls", [call]))
-    waits = {block.get("id") for _, block in blocks if block.get("type") == "tool_use"} - set(run.answered)
+    waits = {index for index, block in blocks if block.get("type") == "tool_use"} - set(given)
     ended = "completed" if run.terminal else "in_progress"
     over = object["status"] if object["status"] in ("failed", "incomplete", "cancelled") else ended
     for number, (indexes, type, details) in enumerate(found, 1):
         id = f"{run.id}:{indexes[0]}:{type}"
         own = "completed" if number < len(found) else over
-        if type == "tool_calls" and own == "completed" and any(call["id"] in waits for call in details):
+        if type == "tool_calls" and own == "completed" and not waits.isdisjoint(indexes):
             own = "in_progress"
         step = objects.step(object, id, type, own, {"type": type, type: details})
         yield EntityView(id, step, own != "in_progress", spans=tuple(indexes))
 
 
-def _call(block: Object, answered: Mapping[str, Any], results: Mapping[Any, Object]) -> Object:
+def _call(block: Object, output: Any, results: Mapping[Any, Object]) -> Object:
     """A call in the form that steps have it; one that the server ran is of the type of its tool."""
     id, name = block.get("id"), block.get("name")
     if block.get("type") == "tool_use":
-        given = answered.get(str(id))
-        output = as_output(given.output if isinstance(given, ToolError) else given)
-        function = {"name": name, "arguments": as_output(block.get("input")), "output": output}
-        return {"id": id, "type": "function", "function": function, **_error(tool_error(given))}
+        told = as_output(output.output if isinstance(output, ToolError) else output)
+        function = {"name": name, "arguments": as_output(block.get("input")), "output": told}
+        return {"id": id, "type": "function", "function": function, **_error(tool_error(output))}
     result = results.get(id)
     failed = _error(_result_error(result))
     output = None if result is None else as_output(result.get("content"))

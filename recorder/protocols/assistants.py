@@ -23,6 +23,7 @@ from copy import deepcopy
 from typing import Any
 
 from recorder.protocols import deltas, endings
+from recorder.protocols.conversation import Conversation
 from recorder.protocols.errors import error, error_in
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
 from recorder.protocols.payload import is_id, stamp, value
@@ -124,9 +125,9 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
         _on_thread_id(partial, entry)
 
 
-def answers(request: Request) -> dict[str, Any]:
+def repeats(request: Request) -> Conversation:
     """Nothing: what is submitted here names its run in the URL, and is kept with that."""
-    return {}
+    return Conversation([], None)
 
 
 def present(run: MergedRun) -> Shown:

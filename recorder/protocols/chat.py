@@ -25,20 +25,21 @@ from typing import Any, NamedTuple
 from recorder import jsontext
 from recorder.protocols import deltas, endings
 from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, present
+from recorder.protocols.conversation import ANSWERS_LIMIT, Conversation, Item, Output, Said, conversation
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.errors import error_in, event_of
 from recorder.protocols.partial import Entity, Part, Partial, Request
-from recorder.protocols.payload import is_id, stamp, value
+from recorder.protocols.payload import as_list, as_object, as_text, is_id, stamp, value
 from recorder.protocols.usage import follow
 
-__all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
+__all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present", "repeats"]
 
 NAME = "chat"
 
 FOLD_VERSION = 2
 
-ANSWERS_LIMIT = 128
-"""Outputs of a request that are looked at, and calls that an id is looked for among: more than one completion makes at once."""
+_SCOPE = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields of a request that differ from user to user, or from conversation to conversation."""
 
 STREAMED = frozenset({"content", "refusal", *REASONING})
 """Strings of a delta that are joined."""
@@ -96,36 +97,25 @@ def begin(partial: Partial, request: Request) -> None:
         return
     asked = request.body if isinstance(request.body, dict) else {}
     partial.asked = {key: asked[key] for key in ASKED if asked.get(key) is not None}
-    partial.answers = list(answers(request))[-ANSWERS_LIMIT:]
-    messages = asked.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    partial.continues = bool(partial.answers) and isinstance(last, dict) and last.get("role") in ("tool", "function")
+    partial.answers, partial.before = repeats(request)
 
 
-def answers(request: Request) -> dict[str, Any]:
-    """{call id: output} of the outputs among the request's messages, the latest last.
+def repeats(request: Request) -> Conversation:
+    """What the request's messages repeat; an output without an id is of a call before it that has none either."""
+    body = as_object(request.body)
+    return conversation(_items(as_list(body.get("messages"))), {key: body[key] for key in _SCOPE if body.get(key)})
 
-    One without an id is of the call before it that has none either: the first, or the first of its name.
-    """
-    messages = request.body.get("messages") if isinstance(request.body, dict) else None
-    found: dict[str, Any] = {}
-    unnamed: list[tuple[str | None, str]] = []  # (function, id) of calls without an id of their own
-    for message in messages if isinstance(messages, list) else ():
-        role = message.get("role") if isinstance(message, dict) else None
-        if role == "assistant":
-            unnamed = [(name, id) for name, id, own in calls_of(message) if not own]
-        elif role in ("tool", "function"):
+
+def _items(messages: Iterable[Any]) -> Iterator[Item]:
+    for message in messages:
+        role = as_object(message).get("role")
+        if role in ("tool", "function"):
             id = message.get("tool_call_id")
-            if not is_id(id):
-                same = (call for call in unnamed if call[0] == message.get("name"))
-                call = next(same, unnamed[0] if unnamed else None)
-                if call is None:
-                    continue
-                unnamed.remove(call)
-                id = call[1]
-            found.pop(id, None)
-            found[id] = message.get("content")
-    return found
+            yield Output(id if is_id(id) else None, message.get("content"), as_text(message.get("name")))
+        elif isinstance(role, str):
+            yield Said("system" if role == "developer" else role, message.get("content"))
+            if role == "assistant":
+                yield from calls_of(message)
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
@@ -170,8 +160,8 @@ def body(partial: Partial, position: int, offset_us: int, found: Any) -> None:
     part.first_delta_us = part.first_text_us = offset_us
     part.families = {"choices": {str(at): Entity(position) for at in range(len(choices))}}
     for choice in choices:
-        for _, id, _ in calls_of(choice.get("message")):
-            _note(part, id)
+        for call in calls_of(choice.get("message")):
+            _note(part, call.id)
     for at, reason in enumerate(reasons):
         _check_reason(part, Spot(position, offset_us, str(at)), reason)
     _settle(part)
@@ -295,8 +285,8 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
     elif isinstance(whole, dict) and whole and delta is None:
         _replace_texts(part, spot, message, whole)
         message.object, message.terminal = whole, True
-        for _, id, _ in calls_of(whole):
-            _note(part, id)
+        for call in calls_of(whole):
+            _note(part, call.id)
     finish_reason = None if reason is None else endings.said(reason)
     if finish_reason is not None:
         if own.get("finish_reason") is None:

@@ -7,12 +7,11 @@ What a run has and a completion has not is null, never made up.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from recorder import jsontext
 from recorder.protocols import endings, objects
+from recorder.protocols.conversation import Call, made_id, occurrence
 from recorder.protocols.deltas import whole
 from recorder.protocols.endings import Ending
 from recorder.protocols.errors import error_code
@@ -99,25 +98,22 @@ def present(run: MergedRun) -> Shown:
     return Shown(object, steps, messages, source_object=completion or None, status=status, reading=reading)
 
 
-def calls_of(message: Any) -> Iterator[tuple[str | None, str, bool]]:
-    """(function, id, whether the id is its own) of the calls of a message."""
+def calls_of(message: Any) -> Iterator[Call]:
+    """The calls of a message."""
     if not isinstance(message, dict):
         return
     calls = message.get("tool_calls")
     for call in [*(calls if isinstance(calls, list) else ()), {"function": message.get("function_call")}]:
         if isinstance(call, dict) and (isinstance(call.get("function"), dict) or isinstance(call.get("custom"), dict)):
             inner = as_object(call.get("function")) or as_object(call.get("custom"))
-            id = call_id(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
-            yield as_text(inner.get("name")), id, id == call.get("id")
+            given = inner.get("arguments", inner.get("input"))
+            id = call_id(call.get("id"), inner.get("name"), given)
+            yield Call(id, as_text(inner.get("name")), given, id == call.get("id"))
 
 
 def call_id(id: Any, name: Any, arguments: Any) -> str:
-    """The id of a call; of one without, a name made of what is called, so that the next request's copy of it has the same."""
-    if is_id(id):
-        return str(id)
-    given = arguments if isinstance(arguments, str) else "" if arguments is None else jsontext.dumps(arguments)
-    digest = hashlib.sha256(f"{name}\n{given}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"call_{digest}"
+    """The id of a call, or the one that is made for it."""
+    return str(id) if is_id(id) else made_id(name, arguments)
 
 
 # The completion
@@ -180,6 +176,7 @@ def _assembled_call(call: Object) -> Object:
 def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice]:
     choices = completion.get("choices")
     taken: set[int] = set()
+    seen: dict[str, int] = {}
     for at, choice in enumerate(choices if isinstance(choices, list) else ()):
         if not isinstance(choice, dict):
             continue
@@ -192,7 +189,10 @@ def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice
         finish_reason = endings.said(choice.get("finish_reason"))
         ended = None if finish_reason is None else endings.ending(endings.CHAT, finish_reason)
         given = ended is not None and (ended.status == "completed" or not ended.known)  # calls that the client has whole
-        calls = [(_with_output(call, answered), given and call["id"] not in answered) for call in _tool_calls(message)]
+        calls = []
+        for call in _tool_calls(message):
+            key = occurrence(seen, call["id"])
+            calls.append((_with_output(call, answered.get(key)), given and key not in answered))
         yield Choice(index, finish_reason, ended, message, calls, f"/source_object/choices/{at}")
 
 
@@ -214,8 +214,8 @@ def _tool_calls(message: Object) -> Iterator[Object]:
         yield {"id": id, "type": kind, kind: inner, **rest}
 
 
-def _with_output(call: Object, answered: Mapping[str, Any]) -> Object:
-    return {**call, call["type"]: {**call[call["type"]], "output": as_output(answered.get(call["id"]))}}
+def _with_output(call: Object, output: Any) -> Object:
+    return {**call, call["type"]: {**call[call["type"]], "output": as_output(output)}}
 
 
 # The run

@@ -8,6 +8,7 @@ from typing import Any
 
 from recorder import jsontext, kind
 from recorder.protocols import WireProtocol, named, protocol_for, protocol_of_body, protocol_of_event
+from recorder.protocols.conversation import Answer, Before
 from recorder.protocols.errors import error, error_in, event_of, is_words, told_outside
 from recorder.protocols.partial import STREAM, Partial, Request
 from recorder.protocols.payload import value
@@ -71,6 +72,7 @@ class StreamFold:
         self._body: list[str] = own.get("body") or []
         self._words: list[Any] | None = own.get("words")  # position and data of the last event, where that is no JSON
         self._protocol = named(own.get("protocol"))
+        self._resumed = bool(own.get("protocol"))
         if states is None:
             self._partial = Partial(request.stream_id)
             self._speak(protocol_for(request))
@@ -151,14 +153,14 @@ class StreamFold:
         return self._partial.root
 
     @property
-    def answers(self) -> list[str]:
-        """Ids of the tool calls whose outputs stand in the request, the latest last."""
-        return self._partial.answers
+    def answers(self) -> list[Answer] | None:
+        """The outputs that stand in the request, the latest last; None where this fold goes on from a saved state."""
+        return None if self._resumed else self._partial.answers
 
     @property
-    def continues(self) -> str | None:
-        """The id of the call whose output the request ends with."""
-        return self._partial.answers[-1] if self._partial.continues and self._partial.answers else None
+    def before(self) -> Before | None:
+        """What the request said before the run that answers it."""
+        return self._partial.before
 
     @property
     def error(self) -> dict[str, Any] | None:

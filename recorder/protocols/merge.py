@@ -31,7 +31,7 @@ def filter_runs(parts: dict[str, dict[str, Any]]) -> list[str]:
 def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str, Any] | None = None) -> RunView:
     """The view of the run (or unowned object) of this key. There must be at least one contribution.
 
-    answered: {tool_call_id: output}, what later requests said of its calls.
+    answered: {occurrence() of a call: output}, what later requests said of its calls.
     """
     ordered = sorted(contributions, key=lambda given: _when(given.source))
     anomalies = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from recorder.protocols import deltas
+from recorder.protocols.conversation import Answer, Before
 from recorder.protocols.deltas import Fragments
 
 STREAM = ""
@@ -225,8 +226,8 @@ class Partial:
     run_key: the run that the connection is about, by its latest event or its URL; None before any.
     thread_id: the thread or conversation. previous: the key of the run that this stream's run follows, root: of the run
     that its chain begins with, as far as this stream can tell; both None where the protocol knows no chains.
-    answers: ids of the tool calls whose outputs stand in the stream's request, the latest last; continues: whether that
-    one's output is the very end of it, so that this run goes on where the run of that call stopped.
+    answers: the outputs of tool calls that stand in the stream's request, the latest last; not kept in its JSON, since they
+    are read once. before: what the request said before this run, None where it said nothing.
     after: the sequence number after which the stream was asked to go on. stream_id: names a run that has no id of its own.
     asked: what the request asks of the run, until there is one, for protocols whose answers do not repeat it; None where it
     asks for none. error: of an error event or an error response; error_at: the position of that event, None where HTTP told it.
@@ -241,8 +242,8 @@ class Partial:
         self.thread: dict[str, Any] | None = None
         self.previous: str | None = None
         self.root: str | None = None
-        self.answers: list[str] = []
-        self.continues = False
+        self.answers: list[Answer] = []
+        self.before: Before | None = None
         self.after: int | None = None
         self.asked: dict[str, Any] | None = {}
         self.error: dict[str, Any] | None = None
@@ -328,8 +329,7 @@ class Partial:
             "thread": self.thread,
             "previous": self.previous,
             "root": self.root,
-            "answers": self.answers,
-            "continues": self.continues,
+            "before": self.before,
             "after": self.after,
             "asked": self.asked,
             "error": self.error,
@@ -341,6 +341,7 @@ class Partial:
         partial = cls(stream_id)
         for name, value in state.items():
             setattr(partial, name, value)
+        partial.before = None if partial.before is None else Before(*partial.before)
         for key, part in parts.items():
             partial.parts[key] = loaded = Part.from_json(part)
             for family, entities in loaded.families.items():

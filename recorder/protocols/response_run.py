@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from recorder import jsontext
 from recorder.protocols import objects
+from recorder.protocols.conversation import occurrence
 from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, is_id
 from recorder.protocols.usage import COST_FIELDS, Reading, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
@@ -65,7 +66,7 @@ def present(run: MergedRun) -> Shown:
     items = [item for item in _items(run) if not compaction or item.object.get("type") != "message"]
     outputs = _outputs(items, run.answered)
     completed = run.object.get("status") == "completed"
-    pending = [item.object for item in items if completed and _is_pending(item.object, outputs)]
+    pending = [item.object for item in items if completed and _is_pending(item, outputs)]
     reading = read(run.object.get("usage"), run.object.get("model"))
     object = _run(run, pending, reading)
     steps: list[EntityView] = []
@@ -220,24 +221,33 @@ def _assembled(item: Object, parts: list[tuple[str, int, Object]]) -> Object:
 
 
 class _Outputs(NamedTuple):
-    """by_call: {call id: output}. placed: numbers of the items that answer a call of this same response."""
+    """by_call: {occurrence() of a call: output}. placed: numbers of the items that answer a call of this same response.
+
+    calls: {number of an item: its occurrence()}.
+    """
 
     by_call: Object
     placed: set[int]
+    calls: dict[int, str]
+
+    def of(self, item: Item) -> Any:
+        return self.by_call.get(self.calls.get(item.number) or _call_id(item.object) or "")
 
 
 def _outputs(items: list[Item], answered: Mapping[str, Any]) -> _Outputs:
     """The outputs of calls: those that later requests gave, and those among the items."""
-    known: dict[str, str] = {}  # any id of a call → its call id
-    unanswered: dict[str, list[str]] = {}  # item type → call ids, in order
-    found = _Outputs({}, set())
+    known: dict[str, str] = {}  # any id of a call → its occurrence
+    unanswered: dict[str, list[str]] = {}  # item type → such, in order
+    seen: dict[str, int] = {}
+    found = _Outputs({}, set(), {})
     for item in items:
         type, call_id = str(item.object.get("type")), _call_id(item.object)
         answer = answered_call(item.object)
         if answer is None:
             if call_id is not None:
-                known |= {id: call_id for id in (call_id, _id(item.object.get("id"))) if id}
-                unanswered.setdefault(type, []).append(call_id)
+                key = found.calls[item.number] = occurrence(seen, call_id)
+                known |= {id: key for id in (call_id, _id(item.object.get("id"))) if id}
+                unanswered.setdefault(type, []).append(key)
             continue
         id, output = answer
         waiting = unanswered.get(f"{type.removesuffix('_output')}_call", [])
@@ -249,7 +259,7 @@ def _outputs(items: list[Item], answered: Mapping[str, Any]) -> _Outputs:
             found.placed.add(item.number)
         found.by_call[known.get(id, id)] = output
     for id, output in answered.items():
-        found.by_call.setdefault(known.get(id, id), output)
+        found.by_call.setdefault(id if id in found.calls.values() else known.get(id, id), output)
     return found
 
 
@@ -267,10 +277,10 @@ def _call_id(item: Object) -> str | None:
     return _id(item.get("call_id")) or _id(item.get("id"))
 
 
-def _is_pending(item: Object, outputs: _Outputs) -> bool:
-    type = as_text(item.get("type")) or ""
+def _is_pending(item: Item, outputs: _Outputs) -> bool:
+    type = as_text(item.object.get("type")) or ""
     hosted = _HOSTED.get(type)
-    return type in CALLS and not (hosted and hosted(item)) and _call_id(item) not in outputs.by_call
+    return type in CALLS and not (hosted and hosted(item.object)) and outputs.calls.get(item.number) not in outputs.by_call
 
 
 # Steps
@@ -287,7 +297,7 @@ def _step(run: MergedRun, object: Object, item: Item, id: str, outputs: _Outputs
         status = "in_progress"
     if error is not None and type in ("mcp_call", "mcp_list_tools"):
         status = "failed"
-    waits = type == "mcp_approval_request" and _is_pending(of_item, outputs)
+    waits = type == "mcp_approval_request" and _is_pending(item, outputs)
     if waits:
         status = "in_progress"
     derived = object["status"] if status == "in_progress" and object["status"] in _TERMINAL and not waits else None
@@ -318,7 +328,7 @@ def _details(item: Item, id: str, outputs: _Outputs) -> tuple[str, Object]:
     if type in ("mcp_list_tools", "compaction", "additional_tools"):
         return "activities", {"type": "activities", "activities": [_activity(of_item)]}
     if type in _BUILDERS or _answers(of_item) is not None:
-        call = _call(of_item, outputs.by_call.get(_call_id(of_item) or ""), item.where)
+        call = _call(of_item, outputs.of(item), item.where)
         return "tool_calls", {"type": "tool_calls", "tool_calls": [call]}
     return "other", {"type": "other", "other": of_item}
 

@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from recorder.protocols import endings
+from recorder.protocols.conversation import ANSWERS_LIMIT, Call, Conversation, Item, Output, Said, conversation
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.errors import error_in, event_of
 from recorder.protocols.partial import STREAM, UNNUMBERED, Entity, Part, Partial, Request
-from recorder.protocols.payload import is_id, stamp, value
+from recorder.protocols.payload import as_object, as_text, is_id, stamp, value
 from recorder.protocols.response_run import CALLS, answered_call, present
 from recorder.protocols.usage import follow
 
-__all__ = ["FOLD_VERSION", "NAME", "answers", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present"]
+__all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matches_body", "matches_event", "present", "repeats"]
 
 NAME = "responses"
 
@@ -44,13 +45,16 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "in_progress": frozenset({"in_progress"}) | TERMINAL,
 } | {status: frozenset({status}) for status in TERMINAL}
 
-ANSWERS_LIMIT = 128
-"""Outputs at the end of an input that are looked at: more calls than one response makes at once."""
+_FUNCTIONS = frozenset({"function_call", "custom_tool_call", "mcp_approval_request"})
+"""Calls that have a name and arguments."""
+
+_SCOPE = ("user", "safety_identifier", "prompt_cache_key")
+"""Fields of a request that differ from user to user, or from conversation to conversation."""
 
 COMPACTION = "response.compaction"
 """The object that /responses/compact answers with: no response, but billed like one."""
 
-NO_IDS = frozenset({"compact", "input_tokens", "count_tokens"})
+NO_IDS = frozenset({"cancel", "compact", "count_tokens", "input_items", "input_tokens"})
 """What stands in the place of an id in the paths of calls about no response."""
 
 _BODY_KEYS = frozenset({"model", "input", "previous_response_id", "conversation", "prompt", "instructions", "tools"})
@@ -136,16 +140,38 @@ def begin(partial: Partial, request: Request) -> None:
     if segments[-1:] == ["compact"]:
         partial.asked = {"model": asked.get("model")}  # which its answer does not repeat
     _on_links(partial, asked, None)
-    answering = answers(request)
-    partial.answers = list(answering)[-ANSWERS_LIMIT:]
-    given = asked.get("input")
-    partial.continues = bool(answering) and isinstance(given, list) and answered_call(given[-1]) is not None
+    partial.answers, partial.before = repeats(request)
 
 
-def answers(request: Request) -> dict[str, Any]:
-    """{call id: output} of the outputs in the request's input; of an approval its id, and what was said."""
-    given = request.body.get("input") if isinstance(request.body, dict) else None
-    return dict(answer for item in given if (answer := answered_call(item))) if isinstance(given, list) else {}
+def repeats(request: Request) -> Conversation:
+    """What the request's input repeats, or what the response or the conversation that it names has."""
+    body = as_object(request.body)
+    previous, thread = body.get("previous_response_id"), _conversation(body)
+    scope = {key: body[key] for key in _SCOPE if body.get(key)}
+    return conversation(_said(body), scope, previous if is_id(previous) else None, thread)
+
+
+def _said(body: dict[str, Any]) -> Iterator[Item]:
+    given = body.get("input")
+    yield Said("system", as_text(body.get("instructions")))
+    for item in given if isinstance(given, list) else [{"role": "user", "content": given}] if isinstance(given, str) else []:
+        if not isinstance(item, dict):
+            continue
+        kind, role = item.get("type"), item.get("role")
+        ids = [str(id) for id in (item.get("call_id"), item.get("id")) if is_id(id)]
+        if (answered := answered_call(item)) is not None:
+            yield Output(*answered)
+        elif isinstance(kind, str) and kind in CALLS:
+            if ids:
+                of = item if kind in _FUNCTIONS else {}
+                given = of.get("arguments", of.get("input"))
+                yield Call(ids[0], as_text(of.get("name")), given, also=ids[1] if ids[1:] else None)
+        elif isinstance(role, str):
+            yield Said("system" if role == "developer" else role, item.get("content"))
+        elif kind == "reasoning":
+            yield Said("assistant", None)  # many clients leave it out
+        else:
+            yield Said("assistant", item)
 
 
 def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str) -> None:
@@ -233,16 +259,20 @@ def _has_ended(part: Part, spot: Spot, name: str) -> bool:
 
 def _on_links(partial: Partial, object: dict[str, Any], id: str | None) -> None:
     """The conversation and the response before, as a request or a response names them."""
-    conversation = object.get("conversation")
-    if isinstance(conversation, dict):
-        conversation = conversation.get("id")
-    if partial.thread_id is None and is_id(conversation):
-        partial.thread_id = conversation
+    if partial.thread_id is None:
+        partial.thread_id = _conversation(object)
     previous = object.get("previous_response_id")
     if partial.previous is None and is_id(previous) and previous != id:
         partial.previous = partial.root = previous
     if partial.root is None and id is not None:
         partial.root = id
+
+
+def _conversation(object: dict[str, Any]) -> str | None:
+    """The id of the conversation that a request or a response names."""
+    given = object.get("conversation")
+    id = given.get("id") if isinstance(given, dict) else given
+    return id if is_id(id) else None
 
 
 def _on_response(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from recorder.protocols.conversation import Before
 from recorder.protocols.usage import Counts, Reading
 
 Order = tuple[tuple[str, str, str], int]
@@ -18,6 +19,7 @@ class Source(NamedTuple):
     position, last_us: of its last event. stalled: it was silent for long when it ended. status: of HTTP. error_code,
     error_message: of an error event in it, at position error_at, or of the response that was an error (error_at is None then).
     started_us: when it began, since 1970. is_probe: its request only looked whether something is there.
+    before: what its request said before the run.
     """
 
     stream_id: str
@@ -39,6 +41,7 @@ class Source(NamedTuple):
     started_us: int = 0
     error_at: int | None = None
     is_probe: bool = False
+    before: Before | None = None
 
     @property
     def own_session(self) -> str | None:
@@ -84,7 +87,7 @@ class Merged:
 
 @dataclass
 class MergedRun(Merged):
-    """families: {family: {id: Merged}}. answered: {tool_call_id: output}, what later requests said of its calls."""
+    """families: {family: {id: Merged}}. answered: {occurrence() of a call: output}, what later requests said of its calls."""
 
     families: dict[str, dict[str, Merged]] = field(default_factory=dict)
     answered: Mapping[str, Any] = field(default_factory=dict)
