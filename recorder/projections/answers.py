@@ -180,7 +180,8 @@ def _resolved(connection: sa.Connection, where: Any) -> dict[tuple[str, int], st
     answer, other = tool_answers.alias(), tool_answers.alias()
     previous, latest = _latest(answer, "began_at", 1), _latest(answer, "began_at")
     key = call_keys.alias()
-    between = (other.c.started_at >= previous, other.c.started_at < latest)
+    sooner = sa.or_(other.c.started_at < latest, other.c.stream_id == _latest(answer, "stream_id"))  # whose own request it is
+    between = (other.c.started_at >= previous, sooner, other.c.stream_id != _latest(answer, "stream_id", 1))
     same = sa.exists().where(other.c.key == answer.c.key, *between).correlate(answer)
     named = sa.exists().where(
         key.c.run_key == _latest(answer, "run_key", 1), other.c.key == key.c.key, other.c.level.in_(CERTAIN), *between
@@ -268,11 +269,12 @@ def answered_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> set[s
     latest = _latest(answer, "began_at")
     between = sa.and_(other.c.key == answer.c.key, other.c.started_at >= latest, other.c.started_at <= answer.c.started_at)
     sooner = sa.or_(other.c.started_at < answer.c.started_at, other.c.stream_id < answer.c.stream_id)
+    others = (other.c.stream_id != answer.c.stream_id, other.c.stream_id != _latest(answer, "stream_id"))
     after = sa.and_(following.c.key == answer.c.key, following.c.began_at > answer.c.started_at)
     chosen = sa.select(
         answer.c.level,
         _latest(answer, "run_key").label("run"),
-        sa.exists().where(between, sooner, other.c.stream_id != answer.c.stream_id).correlate(answer).label("again"),
+        sa.exists().where(between, sooner, *others).correlate(answer).label("again"),
         sa.select(following.c.run_key)
         .where(after)
         .order_by(following.c.began_at, following.c.run_key)
