@@ -80,8 +80,9 @@ class Connection(psycopg.Connection[Any]):
                 if self.pooled:  # whose process it is in this transaction nobody says
                     return other.execute("SELECT 1").fetchone() is not None
                 found = other.execute(_AT_WORK, (self.info.backend_pid,)).fetchone()
-        except psycopg.Error:
-            return None
+        except psycopg.Error as error:
+            # One that has no connection left for the question, or is only starting, is there, and would have cut ours off.
+            return True if "FATAL" in str(error) and not self.pooled else None
         return bool(found and found[0])
 
 

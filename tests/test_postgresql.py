@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
 import time
@@ -88,6 +89,22 @@ def test_a_statement_may_take_as_long_as_the_server_works_on_it(way: Way) -> Non
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT 1 FROM pg_sleep(1)")).scalar() == 1
     engine.dispose()
+
+
+def test_also_if_the_server_has_no_connection_left_to_be_asked_over(postgresql_url: str, impatient: None) -> None:
+    role = f"one_{secrets.token_hex(4)}"
+    owner = database.engine(postgresql_url, create=False)
+    with owner.begin() as connection:
+        connection.execute(sa.text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1"))
+    engine = database.engine(sa.make_url(postgresql_url).set(username=role).render_as_string(False), create=False)
+    try:
+        with engine.connect() as connection:
+            assert connection.execute(sa.text("SELECT 1 FROM pg_sleep(1)")).scalar() == 1
+    finally:
+        engine.dispose()
+        with owner.begin() as connection:
+            connection.execute(sa.text(f"DROP ROLE {role}"))
+        owner.dispose()
 
 
 def test_but_no_longer_than_its_transaction_may(way: Way) -> None:
