@@ -59,6 +59,7 @@ FIELDS: dict[str, Callable[[str], Any]] = {
     "client_secret.value": lambda s: {"client_secret": {"value": s, "expires_at": 1}},
     "awsSecretAccessKey": lambda s: {"connection": {"awsSecretAccessKey": s}},
     "headers as pairs": lambda s: {"requests": [{"headers": [["Accept", "a"], ["Cookie", s]]}]},
+    "image_url.url, a key": lambda s: {"input": [{"image_url": f"https://b/i.png?key={s}", "file_url": f"https://b/f?code={s}"}]},
     "image_url.url": lambda s: {"messages": [{"content": [{"image_url": {"url": f"https://b/i.png?x=1&X-Amz-Signature={s}"}}]}]},
 }
 
@@ -127,6 +128,7 @@ QUIET = [
         ]
     },
     {"contents": [{"parts": [{"functionResponse": {"name": "f", "response": {"password": "a"}}}]}]},
+    {"annotations": [{"type": "url_citation", "url": "https://a.example/exam?code=404&key=title&auth=none"}]},
     {"type": "code_interpreter_call", "code": "print(1)", "signature": "abc", "url": "https://a.example/b?c=d#e", "secret": ""},
 ]
 

@@ -83,7 +83,7 @@ def query(given: str, known: Known | None = None) -> str:
 def url(given: str) -> str:
     """A URL, or the path of one, without its secrets."""
     if "://" in given:
-        return urls.replaced(given, urls.of_url(given))
+        return urls.replaced(given, urls.of_url(given, cited=False))
     path, mark, rest = given.partition("?")
     return f"{path}{mark}{query(rest)}"
 

@@ -104,13 +104,7 @@ def words(secret: str) -> list[str]:
     else:
         values = [secret]
     found = (word for value in values for word in value.split() if word != REDACTED)
-    return [word for word in found if len(word) >= LONG or (len(word) >= SHORT and _MIXED.match(word))]
-
-
-SHORT, LONG = 8, 20
-"""Characters from which on a word is known again: one that has letters and digits, and any."""
-
-_MIXED = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])")
+    return [word for word in found if names.is_unlikely(word)]
 
 
 def _of_leaf(text: str, leaf: Leaf, before: Leaf | None, depth: int) -> Iterator[Hit]:

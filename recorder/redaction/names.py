@@ -5,6 +5,7 @@ A name is looked up as `plain` writes it, so that `X-Api-Key`, `x_api_key` and `
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 _SECRET = frozenset(
@@ -31,6 +32,9 @@ _IN_QUERY = frozenset(
     }
 )
 """Secret in a query or form, where nothing else is called so. In JSON they are what people and models call many things."""
+
+ALSO_ORDINARY = frozenset({"code", "key", "auth", "pass", "pw"})
+"""Of these, names that pages of all kinds have: in a URL that somebody cites, only a value that looks like a secret is one."""
 
 CALLED_WITH = frozenset({"tools", "toolapprovals", "mcp", "mcpservers", "mcptoolresources", "connectors"})
 """Members of JSON whose entries say with what a tool of another server is called (OpenAI, Anthropic, Azure, Gemini)."""
@@ -95,6 +99,16 @@ def is_secret(name: str) -> bool:
 def is_secret_parameter(name: str) -> bool:
     """The same of a parameter of a query or form."""
     return plain(name) in _IN_QUERY or is_secret(name)
+
+
+def is_unlikely(word: str) -> bool:
+    """Whether a word looks like a secret: one of eight characters or more with letters and digits, or any of twenty."""
+    return len(word) >= LONG or (len(word) >= SHORT and _MIXED.match(word) is not None)
+
+
+SHORT, LONG = 8, 20
+
+_MIXED = re.compile(r"(?=[^0-9]*[0-9])(?=[^A-Za-z]*[A-Za-z])")
 
 
 @lru_cache(maxsize=4096)
