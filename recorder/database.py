@@ -6,6 +6,7 @@ database is left as it is until `recorder db upgrade`.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -20,10 +21,13 @@ from weakref import WeakSet
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from recorder import mending
 from recorder.errors import DatabaseError, OldSchema, ReadOnlyError
 from recorder.schema import DEFAULT_URL as DEFAULT_URL
 from recorder.schema import SCHEMA_VERSION as SCHEMA_VERSION
 from recorder.schema import VERSION_TABLE as VERSION_TABLE
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_MS = 10_000
 PAGE_SIZE = 8192  # bytes; measured: rows of some 300 bytes take less room than in 4096, and no more time
@@ -88,8 +92,7 @@ def check(engine: sa.Engine, *, upgrade: bool) -> None:
     version = current_version(engine)
     name = shown(engine)
     if version == SCHEMA_VERSION:
-        if not _is_as_numbered(engine):
-            raise DatabaseError(_UNRELEASED.format(name=name, version=version))
+        _give_what_lacks(engine, version, upgrade=upgrade)
         return
     if version is None:
         with engine.connect() as connection:
@@ -112,25 +115,57 @@ def check(engine: sa.Engine, *, upgrade: bool) -> None:
     except sa.exc.DBAPIError as error:
         if version is None or not _is_about_schema(error):
             raise
-        raise DatabaseError(_UNRELEASED.format(name=name, version=version)) from None
-    if not _is_as_numbered(engine):
-        raise DatabaseError(_UNRELEASED.format(name=name, version=version))
+        _mend(engine, version)
 
 
-_UNRELEASED = (
-    "{name} was made by a recorder of before the first release, whose schema {version} was another; export its sessions with that"
-    " recorder and import them into a new database"
-)
-
-
-def _is_as_numbered(engine: sa.Engine) -> bool:
-    """Whether the tables are those of the version: some migrations were edited after databases had been made by them."""
+def _give_what_lacks(engine: sa.Engine, version: str, *, upgrade: bool) -> None:
+    """See to it that the tables are those of the version: some migrations were edited after databases had been made by them."""
     with engine.connect() as connection:
-        found = sa.inspect(connection)
-        return all(columns <= {column["name"] for column in found.get_columns(table)} for table, columns in _ADDED_LATE.items())
+        lacks = mending.lacking(connection, metadata)
+    if lacks and upgrade:
+        _mend(engine, version)
+    elif lacks and not mending.only_indexes(lacks, metadata):
+        raise OldSchema(f"{shown(engine)} has another schema {version} than this recorder's; run `recorder db upgrade`")
 
 
-_ADDED_LATE = {"usage_totals": {"cost_nusd"}, "runs": {"failed"}, "pending_sums": {"kind"}, "streams": {"writer_id"}}
+def _mend(engine: sa.Engine, version: str) -> None:
+    """Keep the log of a database whose other tables are not as they should be. Raises DatabaseError, and nothing is changed."""
+    if engine.dialect.name == "sqlite":
+        _make_wal(engine)
+    try:
+        with write(engine) as connection:
+            _queue_up(connection)
+            done = _mended(connection)
+    except sa.exc.DBAPIError as error:
+        if not _is_about_schema(error):
+            raise
+        cause = " ".join(str(error.orig).split("\n")[0].split())
+        raise DatabaseError(_UNKNOWN.format(name=shown(engine), version=version, cause=cause)) from None
+    if done:
+        logger.warning("%s: %s", shown(engine), done)
+
+
+def _mended(connection: sa.Connection, before: str | None = None) -> str | None:
+    """Give the database what it lacks of the newest schema; what that was, as a message says it.
+
+    before: the version before the migrations, where they have run.
+    """
+    version = _version(connection)
+    lacks = mending.lacking(connection, metadata)
+    if version == SCHEMA_VERSION and not lacks:
+        return None
+    if version == SCHEMA_VERSION and mending.only_indexes(lacks, metadata):
+        mending.make_indexes(connection, metadata, lacks)
+        return f"indexes were lacking, and are made: {', '.join(sorted(lacks))}"
+    mending.make_anew(connection, _upgrade)
+    count = connection.execute(sa.text("SELECT count(*) FROM streams")).scalar_one()
+    return f"its schema {before or version} was not this recorder's; the log ({count:,} streams) is kept, the rest made anew"
+
+
+_UNKNOWN = (
+    "{name} has another schema {version} than this recorder's, and could not be mended ({cause}); export its sessions with the"
+    " recorder that made it and import them into a new database"
+)
 
 
 def _is_about_schema(error: sa.exc.DBAPIError) -> bool:
@@ -142,25 +177,42 @@ def _is_about_schema(error: sa.exc.DBAPIError) -> bool:
 def current_version(engine: sa.Engine) -> str | None:
     """The schema's version, or None in a database without one."""
     with engine.connect() as connection:
-        if not sa.inspect(connection).has_table(VERSION_TABLE):
-            return None
-        return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+        return _version(connection)
+
+
+def _version(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
 
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to SCHEMA_VERSION with the migrations."""
+    if engine.dialect.name == "sqlite":
+        _make_wal(engine)
+    with write(engine) as connection:
+        _queue_up(connection)
+        before = _version(connection)
+        _upgrade(connection)
+        done = _mended(connection, before)
+    if done:
+        logger.warning("%s: %s", shown(engine), done)
+
+
+def _queue_up(connection: sa.Connection) -> None:
+    """One after the other: several replicas may start at once."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE)))
+
+
+def _upgrade(connection: sa.Connection) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations()))
-    if engine.dialect.name == "sqlite":
-        _make_wal(engine)
-    with write(engine) as connection:
-        if engine.dialect.name == "postgresql":  # one after the other: several replicas may start at once
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE)))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 _UPGRADE = 0x7265636F72647570  # PostgreSQL advisory lock

@@ -30,6 +30,7 @@ ORDER = (
     "session_list",
     "process",
     "postgresql",
+    "mending",
     "database",
     "log",
     "projections",

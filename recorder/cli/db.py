@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import sqlalchemy as sa
 
-from recorder import database
+from recorder import database, views
 from recorder.cli.output import echo, emit, note
 from recorder.errors import DatabaseError
 
@@ -19,6 +19,7 @@ def command() -> None:
 @click.pass_obj
 def upgrade(db: str) -> None:
     """Create the tables, or bring them to this recorder's version."""
+    assert views.VIEWS  # with them all tables are known, and what a database lacks of them
     engine = database.engine(db, create=True)
     try:
         database.check(engine, upgrade=True)
