@@ -11,10 +11,8 @@ from itertools import pairwise
 import sqlalchemy as sa
 
 from recorder import database, log
-from recorder.bodies import decoder_for
 from recorder.collect import exchange
-from recorder.collect.outcome import Ending
-from recorder.kind import kind_of
+from recorder.collect.decoding import Decoding, Response, Whole
 from recorder.log import Stream
 from recorder.projections import runner
 from recorder.sse import Frame
@@ -44,22 +42,25 @@ def response(
 
     end_us: when it ended, by default with its last chunk. decoded: the content coding that was taken off for the log.
     """
+    decoding = Decoding()
     frames: list[Frame] = []
-    ending = Ending()
     last_us = head_us
     if status is not None:
-        kept = list(headers)
-        said = {"status": status, "headers": kept, **({"decoded": decoded} if decoded else {})}
-        frames.append(log.system_frame("$response", said, head_us))
+        kept = tuple(headers)
         content_type = next((value for name, value in kept if name == "content-type"), None)
-        body = b"".join(chunk for _, chunk in chunks)
-        decoder = decoder_for(kind_of(body, content_type, status))
+        frames += decoding.frames(Response(status, kept, content_type, None), head_us)
+        if decoded:
+            said = {"status": status, "headers": kept, "decoded": decoded}
+            frames = [log.system_frame("$response", said, head_us)]
         for last_us, chunk in chunks:
-            frames += decoder.feed(chunk, last_us)
-        frames += decoder.finish()
-    ending.see(frames)
+            frames += decoding.frames(chunk, last_us)
+        frames += decoding.frames(Whole(), last_us)
     if closed is not None:
-        end = {"outcome": ending.of_connection(closed, status), "closed": closed, **({"detail": detail} if detail else {})}
+        end = {
+            "outcome": decoding.ending.of_connection(closed, status),
+            "closed": closed,
+            **({"detail": detail} if detail else {}),
+        }
         frames.append(log.system_frame("$end", end, last_us if end_us is None else end_us))
     return frames
 

@@ -131,6 +131,16 @@ def test_a_body_that_is_too_large_is_refused_and_not_held() -> None:
     assert answers(None, head, *[b"a" * 2**20] * (BODY_LIMIT >> 20), b"a").startswith(b"HTTP/1.1 413 ")
 
 
+def test_what_comes_in_tiny_chunks_is_read_a_part_in_each_turn_and_whole() -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + LAST
+    assert answers(None, head + b"1\r\na\r\n" * 50_000, b"0\r\n\r\n").endswith(b" 50000")
+
+
+def test_many_requests_at_once_are_answered_in_turn() -> None:
+    said = answers(None, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3_000, b"GET / HTTP/1.1\r\n" + LAST)
+    assert said.count(b"HTTP/1.1 200 ") == 3_001
+
+
 @pytest.mark.parametrize(
     ("token", "target", "headers", "status"),
     [

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from recorder.collect import http1
-from recorder.collect.connection import LINGER_SECONDS, Client
+from recorder.collect.connection import LINGER_SECONDS, TURN_BYTES, Client
 from recorder.errors import RecorderError
 
 GRACE_SECONDS = 10.0
@@ -127,11 +127,28 @@ class _Protocol(HttpToolsProtocol):
         self._patience = http1.Patience()
         self._idle = True
         self._refused = False
+        self._rest = bytearray()  # what has arrived and was not read
         self._size = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
+        """A part in each turn of the event loop: tiny chunks and requests are many steps, and others wait meanwhile."""
+        self._rest += data
+        if len(self._rest) == len(data):
+            self._take()
+        if self._rest and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def _take(self) -> None:
+        data = bytes(self._rest[:TURN_BYTES])
+        if self.parser is not None and not self._refused:
+            self._read(data)
+        del self._rest[: len(data)]
+        if self._rest:
+            self.loop.call_soon(self._take)
+        elif not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         super().data_received(data)
         if not self._idle and (self._patience.ends(len(data)) or self._size > http1.HEAD_LIMIT):
             self._refused = True  # what still comes is dropped, so that the client gets to read why
