@@ -193,6 +193,12 @@ def test_instructions_that_change_and_marks_for_the_cache_are_no_other_conversat
     assert given(1, all=outputs(engine)) == ["snow"]
 
 
+def test_an_output_for_another_id_is_no_answer_though_the_same_was_called(engine: sa.Engine) -> None:
+    request = conversation("How?", ("Oslo", "snow"), id="functions.weather:1")
+    record(engine, told(1, asks("Oslo"), conversation("How?")), told(2, said(), request))
+    assert given(1, all=outputs(engine)) == [None]
+
+
 def test_a_client_that_makes_up_the_id_that_a_server_left_out_answers_the_call(engine: sa.Engine) -> None:
     events = calling(call(0, "", "weather", '{"city":"Oslo"}'))
     request = conversation("How?", ("Oslo", "snow"), id="call_5f2b9c1d8e7a4f60")

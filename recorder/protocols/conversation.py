@@ -306,9 +306,8 @@ def _keys_alone(call: Call, called: str, nth: int) -> Keys:
 
 
 def _called(call: Call) -> str:
-    """What is called, in a digest; an id that says nothing is not part of it."""
-    id = call.id if call.own and is_unique(call.id, call.name) else ""
-    return _digest(id, call.name or "", _arguments(call.arguments))
+    """What is called, in a digest; an id that was made up here is not part of it."""
+    return _digest(call.id if call.own else "", call.name or "", _arguments(call.arguments))
 
 
 def is_unique(id: str, name: str | None = None) -> bool:
