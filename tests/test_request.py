@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from recorder.cli import main
+from recorder.collect import sharing
 from tests.commands import PATIENCE, Background, answer, bound, command, environment, output, recorder, sqlite
 from tests.recorded import Recorded
 from tests.upstream import SSE, Asked, Upstream, Wire
@@ -482,3 +483,14 @@ def test_into_postgresql(postgresql_url: str, upstream: Upstream) -> None:
     output("db", "upgrade", db=postgresql_url)
     assert recorder("request", "POST", f"{upstream.origin}{RUNS}", "-d", "{}", db=postgresql_url).returncode == 0
     assert output("export", "last", "--format", "sse", db=postgresql_url) == STREAM
+
+
+def test_what_could_not_be_recorded_is_said_by_the_exit_status(
+    ask: Ask, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = sharing.release
+    monkeypatch.setattr(sharing, "release", lambda shared: release(shared) and False)
+    upstream.on(RUNS, lambda wire, asked: wire.stream([STREAM]))
+    done = ask("POST", f"{upstream.origin}{RUNS}", "-d", "{}")
+    assert done.returncode == 1
+    assert b"is not all in the log" in done.stderr

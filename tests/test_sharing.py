@@ -243,6 +243,48 @@ def test_hooks_opened_and_closed_by_many_threads_lose_nothing(asking: str, db: s
     check(db, asked)
 
 
+def test_what_everybody_has_left_begins_no_writer_that_nobody_would_close(asking: str, db: str) -> None:
+    with httpx.Client() as client:
+        hook = recorder.record(client, db)
+        client.get(f"{asking}?1")
+        late = client.build_request("GET", f"{asking}?2")
+        hook.close()
+        assert hook._observer.begin(late, None, 0) is None
+    with pytest.raises(DatabaseError, match="was closed"):
+        hook._shared.writer  # noqa: B018
+    assert leftovers.writers() == []
+    check(db, ["1"])
+
+
+def test_a_transport_that_is_closed_has_committed_what_it_recorded_also_if_another_goes_on(
+    asking: str, db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = log.insert_streams
+
+    def slowly(*args: Any) -> None:
+        time.sleep(0.2)
+        insert(*args)
+
+    monkeypatch.setattr(log, "insert_streams", slowly)
+    other = recorder.RecordingTransport(httpx.HTTPTransport(), db)
+    transport = recorder.RecordingTransport(httpx.HTTPTransport(), db)
+    with httpx.Client(transport=transport) as client:
+        client.get(f"{asking}?1")
+    assert transport.complete
+    check(db, ["1"])
+    other.close()
+
+
+def test_a_transport_whose_own_does_not_close_is_given_back(db: str) -> None:
+    class Broken(httpx.HTTPTransport):
+        def close(self) -> None:
+            raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        recorder.RecordingTransport(Broken(), db).close()
+    assert sharing._shared == {}
+
+
 # Processes
 
 

@@ -756,8 +756,7 @@ async def test_a_disk_that_stays_full_keeps_what_it_could(
     kind: Kind, upstream: Upstream, tiny_disk: Path, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing gives up in the end, says how much is lost, and what was committed is whole."""
-    monkeypatch.setattr("recorder.collect.hook._CLOSE_SECONDS", 0.3)
-    monkeypatch.setattr("recorder.collect.sharing.Shared.close.__defaults__", (0.3,))
+    monkeypatch.setattr("recorder.collect.sharing.CLOSE_SECONDS", 0.3)
     body = b"".join(event(number) for number in range(40_000))
     upstream.on("/v1", lambda wire, asked: wire.stream(pieces(body, 20_000)))
     db = f"sqlite:///{tiny_disk}/log.db"

@@ -63,6 +63,9 @@ def note(message: str) -> None:
     echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
+INCOMPLETE = "what was recorded last is not all in the log: there was no time left for it, or the database did not take it"
+
+
 def say(line: str) -> None:
     """A line on stdout that may hold recorded text."""
     echo(printable(line))

@@ -8,7 +8,7 @@ import click
 
 from recorder import database
 from recorder.cli.opening import opened
-from recorder.cli.output import note
+from recorder.cli.output import INCOMPLETE, note
 from recorder.cli.parameters import Finite, configured, guarded, listening
 from recorder.collect.gate import Names
 from recorder.collect.proxy import Proxy
@@ -88,5 +88,5 @@ def command(
         )
     note(f"{writer.commits:,} commits" + (f", {writer.dropped_bytes:,} bytes lost" if writer.dropped_bytes else ""))
     if not writer.complete:
-        note("what was recorded last is not all in the log: there was no time left for it, or the database did not take it")
+        note(INCOMPLETE)
     return int(not writer.complete)

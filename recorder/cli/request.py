@@ -16,7 +16,7 @@ from httpx_sse import EventSource, SSEError
 
 from recorder import jsontext
 from recorder.cli.opening import check_writable, opened
-from recorder.cli.output import counted, echo, emit, event_line, note, say
+from recorder.cli.output import INCOMPLETE, counted, echo, emit, event_line, note, say
 from recorder.cli.parameters import configured
 from recorder.collect.transport import RecordingTransport
 from recorder.errors import RecorderError, UsageError
@@ -48,7 +48,8 @@ def command(
     settings: Settings,
     as_json: bool,
 ) -> int:
-    """Send one request, show what comes as it comes, and record it. Exit 1 where the answer is an error, or breaks off.
+    """Send one request, show what comes as it comes, and record it. Exit 1 if the answer is an error, or breaks off, or
+    could not be recorded.
 
     An event stream is shown event by event, anything else as it is. What is no secret of the headers is recorded with it. Of the
     settings, `sample`, `skip_paths` and `skip_types` do not count here: what is asked for by name is recorded.
@@ -67,7 +68,8 @@ def command(
     with opened(db, create=True) as engine:
         check_writable(engine)
     chosen = settings.model_copy(update={"sample": 1.0, "skip_paths": (), "skip_types": ()})
-    with httpx.Client(transport=RecordingTransport(way, db, session=session, settings=chosen), timeout=_TIMEOUT) as client:
+    transport = RecordingTransport(way, db, session=session, settings=chosen)
+    with httpx.Client(transport=transport, timeout=_TIMEOUT) as client:
         request = client.build_request(method.upper(), target, content=body, headers=given)
         began = time.perf_counter()
         try:
@@ -85,7 +87,9 @@ def command(
             response.close()
     took = f"{counted(count, 'event')} in {time.perf_counter() - began:.1f} s"
     note(f"HTTP {response.status_code}, {took}; recorder show {stream_id}")
-    return 1 if response.status_code >= 400 else 0
+    if not transport.complete:
+        note(INCOMPLETE)
+    return int(response.status_code >= 400 or not transport.complete)
 
 
 def _show(response: httpx.Response, began: float, as_json: bool) -> int:

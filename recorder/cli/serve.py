@@ -9,7 +9,7 @@ import click
 
 from recorder.cli import keys
 from recorder.cli.opening import check_writable, opened
-from recorder.cli.output import counted, note
+from recorder.cli.output import INCOMPLETE, counted, note
 from recorder.cli.parameters import by_hand, configured, faulty, guarded, listening, pacing
 from recorder.collect.gate import Gate, Names
 from recorder.collect.serving import address, listen, serve
@@ -111,7 +111,10 @@ def command(
     unmatched = f", {requests['unmatched']:,} matched nothing" if requests["unmatched"] else ""
     passed_on = f", {requests['passed_on']:,} passed on to {passing.host}" if passing else ""
     note(f"{counted(requests['answered'], 'request')} answered{unmatched}{passed_on}")
-    return 1 if fail_on_divergence and report["diverged"] else 0
+    complete = passing is None or passing.complete
+    if not complete:
+        note(INCOMPLETE)
+    return int((fail_on_divergence and report["diverged"]) or not complete)
 
 
 def _session(exchanges: Library) -> str | None:

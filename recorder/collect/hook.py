@@ -18,8 +18,6 @@ from recorder.database import DEFAULT_URL
 from recorder.errors import UsageError
 from recorder.settings import Settings, load
 
-_CLOSE_SECONDS = 30.0
-
 
 def record(
     client: object,
@@ -88,7 +86,6 @@ class Hook:
         for kind, hook in self._hooks.items():
             hooks = self._client.event_hooks
             hooks[kind] = [other for other in hooks.get(kind, []) if other != hook]
-        self._shared.flush(_CLOSE_SECONDS)
         sharing.release(self._shared)
 
     async def aclose(self) -> None:

@@ -31,9 +31,11 @@ from recorder.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-EXIT_SECONDS = 5.0
-"""How long the end of a process waits for a database that does not take what is queued."""
+CLOSE_SECONDS = 30.0
+"""How long whoever closes waits for a database that does not take what is queued."""
 
+EXIT_SECONDS = 5.0
+"""How long the end of a process waits for it."""
 
 FORK_SECONDS = 0.1
 """How long a fork waits for the transactions that are under way on servers."""
@@ -57,7 +59,7 @@ class Shared:
 
     @property
     def writer(self) -> Writer:
-        """This process's writer; its thread starts when it is first asked for."""
+        """This process's writer; its thread starts when it is first asked for. Raises DatabaseError."""
         if self._writer is not None and self._process == os.getpid():
             return self._writer
         with _lock:
@@ -65,6 +67,8 @@ class Shared:
                 _refuse_inherited(self.url)
                 self._leave_to_parent()
             if self._writer is None:
+                if not self.users:  # nobody would close a new one, or wait at the end for what it has not stored yet
+                    raise DatabaseError(f"recording into {self.name} was closed")
                 self._writer = Writer(self._engine, self.settings)
                 _writers.add(self._writer)
                 self._writer.start()
@@ -76,15 +80,18 @@ class Shared:
         writer = self._writer if self._process == os.getpid() else None
         return writer is None or writer.flush(timeout)
 
-    def close(self, timeout: float = 30.0) -> None:
-        """Commit what is queued, end the thread, close the connections. Nothing is done to what a parent opened."""
+    def close(self, timeout: float) -> bool:
+        """Commit what is queued, end the thread, close the connections; whether all of it is in the log.
+
+        Nothing is done to what a parent opened.
+        """
         if self._process != os.getpid():
-            return
+            return True
         writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close(timeout)
+        complete = writer is None or writer.close(timeout)
         with _lock, _at_work_on(self.url):  # no fork in the midst of it, which would leave a child SQLite's locks as they are
             self._engine.dispose()
+        return complete
 
     def _leave_to_parent(self) -> None:
         _parents.append((self._engine, self._writer))
@@ -118,15 +125,16 @@ def acquire(url: str, settings: Settings) -> Shared:
         made = Shared(url, settings)  # a server may keep us waiting: a fork does not wait for that
 
 
-def release(shared: Shared) -> None:
-    """One user less; the last one closes it, which commits what is queued."""
+def release(shared: Shared) -> bool:
+    """One user less, once what is queued is committed; the last one closes it. Whether all that was queued is in the log."""
+    committed = shared.users == 1 or shared.flush(CLOSE_SECONDS)
     with _lock:
         shared.users -= 1
         if shared.users > 0:
-            return
+            return committed
         if _shared.get((shared.url, shared.settings)) is shared:
             del _shared[shared.url, shared.settings]
-    shared.close()
+    return shared.close(CLOSE_SECONDS)
 
 
 def _absolute(url: str) -> str:

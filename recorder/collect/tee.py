@@ -15,6 +15,7 @@ from typing import Any
 from recorder.collect import exchange, secrets
 from recorder.collect.recording import Recording
 from recorder.collect.sharing import Shared
+from recorder.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class Observer:
             )
             recording = self._shared.writer.begin(stream, began_ns, known=known)
             recording.note(missing)
+        except DatabaseError as error:  # it was closed meanwhile, or is its parent's alone
+            logger.warning("a request is not recorded: %s", error)
+            return None
         except Exception:
             logger.exception("a request is not recorded")
             return None

@@ -68,7 +68,7 @@ class RecordingTransport(Transport):
     transport: the one that does the work; by default the family's own HTTPTransport or AsyncHTTPTransport, as it is by itself
     (options of the client such as verify= or proxy= do not reach it: give a transport that was made with them).
     db, session, settings: as of record(). Closing it closes the wrapped one and waits until all is committed. Raises
-    DatabaseError, and UsageError for settings that are none.
+    DatabaseError, and UsageError for settings that are none. complete: once it is closed, whether all is in the log.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class RecordingTransport(Transport):
         self._observer = Observer(self._shared, "transport", session)
         self.name = self._shared.name
         self.closed = False
+        self.complete = True
 
     def handle_request(self, request: Any) -> Any:
         recording = self._begin(request)
@@ -110,14 +111,18 @@ class RecordingTransport(Transport):
         return self.closed or self._shared.flush(timeout)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-        self._release()
+        try:
+            if self._transport is not None:
+                self._transport.close()
+        finally:
+            self._release()
 
     async def aclose(self) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
-        await anyio.to_thread.run_sync(self._release)  # it waits for the database, and the event loop must not
+        try:
+            if self._transport is not None:
+                await self._transport.aclose()
+        finally:
+            await anyio.to_thread.run_sync(self._release)  # it waits for the database, and the event loop must not
 
     def _begin(self, request: Any) -> Recording | None:
         """Begin to record; not after it was closed, when another client may still use it."""
@@ -133,7 +138,7 @@ class RecordingTransport(Transport):
     def _release(self) -> None:
         if not self.closed:
             self.closed = True
-            sharing.release(self._shared)
+            self.complete = sharing.release(self._shared)
 
 
 def family_of(request: Any) -> Any:

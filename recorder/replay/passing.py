@@ -57,6 +57,11 @@ class Passing:
         self._token = token
         self._transport = RecordingTransport(httpx.AsyncHTTPTransport(), db, session=session, settings=settings)
 
+    @property
+    def complete(self) -> bool:
+        """Once it is closed: whether all that was passed on is in the log."""
+        return self._transport.complete
+
     @asynccontextmanager
     async def response(self, asked: Asked, headers: Iterable[tuple[str, str]]) -> AsyncIterator[httpx.Response]:
         """The upstream's response, whose body is read with aiter_raw(). Raises httpx.TransportError."""
