@@ -606,6 +606,7 @@ def test_timings_tell_the_tokens_where_nothing_else_does(timings: Object, tokens
         ("SAFETY", "incomplete", "content_filter", "content_filter"),
         ("error", "failed", None, None),
         ("insufficient_system_resource", "failed", None, None),
+        ("engine_overloaded", "failed", None, None),
         ("network_error", "failed", None, None),
         ("abort", "failed", None, None),
         ("MALFORMED_FUNCTION_CALL", "failed", None, None),

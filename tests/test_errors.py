@@ -251,6 +251,28 @@ def test_words_in_the_middle_of_a_stream_that_goes_on_are_no_error(words: str) -
     assert failure(chatting.CHAT, *chatting.said(), ("", words)) is None
 
 
+SPOKEN = {
+    "in a list": ([{"error": {"code": 429, "message": "no", "status": "RESOURCE_EXHAUSTED"}}], "429"),
+    "detail": ({"detail": "no"}, "error"),
+    "code": ({"code": "InvalidParameter", "message": "no"}, "InvalidParameter"),
+    "errors": ({"errors": [{"code": 7, "message": "no"}]}, "7"),
+    "base_resp": ({"base_resp": {"status_code": 1004, "status_msg": "no"}}, "1004"),
+    "status": ({"status": "error", "message": "no"}, "error"),
+    "true": ({"error": True, "message": "no"}, "error"),
+    "AWS": ({"__type": "ThrottlingException", "message": "no"}, "ThrottlingException"),
+}
+
+
+@pytest.mark.parametrize("named", ["", "error"])
+@pytest.mark.parametrize("shape", SPOKEN)
+@pytest.mark.parametrize("request_", [chatting.CHAT, MESSAGES, RESPONSES, writing.THREADS], ids=lambda request: request.path)
+def test_every_protocol_reads_an_error_in_every_shape_named_or_not(request_: Request, shape: str, named: str) -> None:
+    payload, code = SPOKEN[shape]
+    found = failure(request_, (named, payload))
+    assert found is not None
+    assert (found.kind, found.code, found.message, found.position) == ("failed", code, "no", 0)
+
+
 BODIES: list[tuple[Request, str, str, str]] = [
     (chatting.CHAT, '{"error":{"message":"Provider returned error","code":502},"user_id":"u"}', "502", "Provider returned error"),
     (chatting.CHAT, '\n      \n{"error":{"message":"Provider returned error","code":502}}', "502", "Provider returned error"),
@@ -261,6 +283,10 @@ BODIES: list[tuple[Request, str, str, str]] = [
     (RESPONSES, '{"error":{"code":"x","message":"no"}}', "x", "no"),
     (writing.THREADS, '{"error":{"code":"x","message":"no"}}', "x", "no"),
     (UNKNOWN, '{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"no"}}', "-32000", "no"),
+    (chatting.CHAT, '{"detail":"Not enough credit"}', "error", "Not enough credit"),
+    (MESSAGES, '{"success":false,"message":"no"}', "error", "no"),
+    (RESPONSES, '{"__type":"ThrottlingException","message":"slow down"}', "ThrottlingException", "slow down"),
+    (writing.THREADS, '{"errcode":40001,"errmsg":"invalid"}', "40001", "invalid"),
 ]
 
 
@@ -305,7 +331,11 @@ def test_a_refusal_is_read_whole_however_it_was_cut(body: str, words: str, size:
         {"base_resp": {"status_code": 0, "status_msg": ""}},
         {"message": "hello"},
         {"choices": [{"delta": {"content": "error"}, "error": None}], "x_groq": {"id": "r"}},
-        {"detail": "something"},
+        {"detail": ""},
+        {"detail": "something", "step": 2},
+        {"success": True, "message": "done"},
+        {"status": "processing", "message": "third in the queue"},
+        {"status": "failed", "id": "resp_1", "message": "of its own protocol"},
         [],
         "error",
         None,

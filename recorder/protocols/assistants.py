@@ -24,7 +24,7 @@ from typing import Any
 
 from recorder.protocols import deltas, endings
 from recorder.protocols.conversation import Conversation
-from recorder.protocols.errors import error, error_in
+from recorder.protocols.errors import error, error_in, event_of
 from recorder.protocols.partial import STREAM, Entity, Part, Partial, Request
 from recorder.protocols.payload import is_id, stamp, value
 from recorder.protocols.usage import follow, read
@@ -154,12 +154,13 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     if handler is None:
         if data not in ("[DONE]", "") and found is None:
             partial.unparsable(position, offset_us, name, data)
+        payload = event_of("", data) if found is None else payload
         if not name and error_in(payload) is not None:
             _on_error(partial, position, offset_us, name, payload)
         return
     if name == "error":
-        said = payload if isinstance(payload, str) else data
-        _on_error(partial, position, offset_us, name, payload if isinstance(payload, dict) else {"message": said})
+        said = payload if isinstance(payload, dict) else event_of(name, payload if isinstance(payload, str) else data)
+        _on_error(partial, position, offset_us, name, said or {})
     elif not isinstance(payload, dict) or not is_id(payload.get("id")):
         kind = "unparsable" if found is None else "no_object"
         _part_of_connection(partial, position, offset_us).anomaly(position, kind, f"{name}: {data[:200]}")
@@ -382,7 +383,7 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
 def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
     """Of an error event, in any of its shapes: nested, flat, or a text."""
     part = None if partial.run_key is None else partial.part(partial.run_key, position, offset_us)
-    partial.fail(error(payload), position, part)
+    partial.fail(error_in(payload, named=True) or error(payload), position, part)
 
 
 Handler = Callable[[Partial, int, int, str, dict[str, Any]], None]

@@ -83,7 +83,8 @@ _SORTS: dict[Ending, tuple[str, ...]] = {
     Ending("failed"): (
         *("error", "errored", "failed", "failure", "exception", "abort", "aborted", "preempted", "preempt", "unload", "expired"),
         *("network_error", "server_error", "internal_error", "internal_server_error", "model_error", "error_limit"),
-        *("insufficient_system_resource", "overloaded", "unavailable", "modelunloaded", "no_kv_space", "rate_limit"),
+        *("upstream_error", "connection_error", "overloaded", "engine_overloaded", "server_overloaded", "tool_use_failed"),
+        *("insufficient_system_resource", "unavailable", "modelunloaded", "no_kv_space", "rate_limit"),
         *("malformed_function_call", "malformed_tool_call", "malformed_tool_use", "malformed_model_output"),
         *("malformed_response", "unexpected_tool_call", "too_many_tool_calls", "missing_thought_signature"),
         *("invalid_tool_call", "invalid_function_call", "function_call_filter"),

@@ -49,6 +49,8 @@ def event_of(type: str, data: str) -> Object | None:
     found = value(data)
     if isinstance(found, dict):
         return found
+    if isinstance(found, list) and error_in(found, type == "error") is not None:
+        return as_object(found[0])
     if type == "error":
         return {"error": found if isinstance(found, str) else data}
     return {"error": data} if found is None and _BROKEN.match(data) else None
@@ -63,11 +65,11 @@ def error_in(found: Any, named: bool = False) -> Object | None:
     for holder in (found, found.get("x_groq"), *as_list(found.get("choices"))):
         if isinstance(holder, dict) and isinstance(holder.get("error"), (dict, str)) and holder["error"]:
             return error(holder)
-    if named or "error" in (found.get("object"), found.get("type")):
-        return error(found)
     if found.get("event") == "error":
         return error(found.get("data"))
-    return next((told for tells in _SHAPES if (told := tells(found)) is not None), None)
+    told = next((told for tells in _SHAPES if (told := tells(found)) is not None), None)
+    is_error = named or "error" in (found.get("object"), found.get("type"))
+    return error(found) if told is None and is_error else told
 
 
 class ToolError(NamedTuple):
@@ -142,19 +144,27 @@ def _flat(found: Object) -> Object | None:
     return told if _fails(told["code"]) and told["message"] and _ANSWERS.isdisjoint(found) else None
 
 
+def _verdict(found: Object) -> Object | None:
+    """A field that says that it failed, with words for it; of FastAPI `detail` alone."""
+    says = any(type(given := found.get(key)) in (bool, str) and given in verdicts for key, verdicts in _VERDICTS.items())
+    told = error(found)
+    return told if told["message"] and (found.keys() == {"detail"} or (says and _ANSWERS.isdisjoint(found))) else None
+
+
 def _fails(code: Any) -> bool:
     return isinstance(code, (str, int)) and str(code).lower() not in _SUCCESS
 
 
 _MESSAGES = (
-    *("message", "msg", "error_description", "error_message", "error_msg", "errorMessage", "detail", "details", "reason"),
-    "description",
+    *("message", "msg", "error_description", "error_message", "error_msg", "errorMessage", "errmsg", "detail", "details"),
+    *("reason", "description"),
 )
-_CODES = ("code", "error_code", "errorCode", "status_code", "statusCode")
+_CODES = ("code", "error_code", "errorCode", "errcode", "__type", "status_code", "statusCode")
 _NOTHING = (None, "", "None", "null")
 _SUCCESS = frozenset({"", "0", "200", "ok", "success", "none", "false", "true"})
 _ANSWERS = frozenset({"choices", "object", "id", "type", "usage", "output", "result", "data", "content", "candidates", "event"})
-_SHAPES = (_base_response, _list_of_errors, _flat)
+_VERDICTS: dict[str, tuple[Any, ...]] = {"error": (True,), "success": (False,), "ok": (False,), "status": ("error", "failed")}
+_SHAPES = (_base_response, _list_of_errors, _flat, _verdict)
 _OF_JSON = ("", "{", "[", '"')
 _ALIVE = frozenset({"[done]", "done", "ping", "pong", "keepalive", "keep-alive", "keep_alive", "heartbeat", "null", "undefined"})
 _RESULT_LIMIT = 1024 * 1024  # characters of a tool's output that are looked at

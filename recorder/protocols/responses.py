@@ -185,7 +185,9 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
                 position, "unparsable", f"{type or 'message'}: {data[:200]}"
             )
         return
-    name = event["type"] = _name(type, event)
+    name = _name(type, event)
+    if name not in ("", "error"):  # a flat error is told by what it lacks
+        event["type"] = name
     given = event.get("sequence_number")
     number = given if isinstance(given, int) and not isinstance(given, bool) and given >= 0 else None
     streamed = _DELTAS.get(name)
