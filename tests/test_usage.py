@@ -39,7 +39,9 @@ def cache(**counts: Any) -> Object:
 DIALECTS: list[tuple[str, Object, str, Counts]] = [
     ("openai", counted(7, 5, 12, **cache(cached_tokens=2), **thought(1)), "gpt-5", Counts(7, 2, None, 5, 1, 12)),
     ("xai", counted(12, 1, 399, **cache(cached_tokens=2), **thought(386)), "grok-3-mini", Counts(12, 2, None, 387, 386, 399)),
-    ("xai without a total", counted(12, 9, **thought(3)), "grok-4", Counts(12, None, None, 12, 3, None)),
+    ("xai without a total", counted(12, 9, **thought(3)), "grok-4", Counts(12, None, None, 12, 3, 24)),
+    ("without a total", counted(12, 9), "mine", Counts(12, None, None, 9, None, 21)),
+    ("without a total, by other names", {"input_tokens": 12, "output_tokens": 9}, "mine", Counts(12, None, None, 9, None, 21)),
     ("xai with reasoning inside", counted(12, 9, 21, **thought(3)), "grok-5", Counts(12, None, None, 9, 3, 21)),
     ("beside, under any name", counted(12, 1, 399, **thought(386)), "mine", Counts(12, None, None, 387, 386, 399)),
     ("gemini", counted(10, 9, 119), "google/gemini-2.5-pro", Counts(10, None, None, 109, 100, 119)),

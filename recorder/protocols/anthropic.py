@@ -278,13 +278,9 @@ def _incomplete_details(reason: str | None, details: Any) -> Object | None:
 
 
 def _usage(usage: Any) -> Reading | None:
-    """Token counts as OpenAI's count: the API says no total."""
+    """Token counts as OpenAI's count."""
     reading = read(usage, dialect="anthropic")
-    if reading is None or (reading.counts.prompt is None and reading.counts.completion is None):
-        return None
-    prompt, completion = reading.counts.prompt, reading.counts.completion
-    total = None if prompt is None or completion is None else prompt + completion
-    return reading._replace(counts=reading.counts._replace(total=total))
+    return None if reading is None or reading.counts.prompt is reading.counts.completion is None else reading
 
 
 def _kept(usage: Object) -> Object:

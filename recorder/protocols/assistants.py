@@ -154,9 +154,8 @@ def evolve(partial: Partial, position: int, offset_us: int, type: str, data: str
     if handler is None:
         if data not in ("[DONE]", "") and found is None:
             partial.unparsable(position, offset_us, name, data)
-        payload = event_of("", data) if found is None else payload
-        if not name and error_in(payload) is not None:
-            _on_error(partial, position, offset_us, name, payload)
+        if not name and error_in(told := event_of("", data) if found is None else payload) is not None:
+            _on_error(partial, position, offset_us, name, told)
         return
     if name == "error":
         said = payload if isinstance(payload, dict) else event_of(name, payload if isinstance(payload, str) else data)
@@ -380,7 +379,7 @@ def _merge(partial: Partial, position: int, offset_us: int, family: str, payload
         part.anomaly(position, "no_object", f"{payload['id']}: a delta event without a delta")
 
 
-def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: dict[str, Any]) -> None:
+def _on_error(partial: Partial, position: int, offset_us: int, name: str, payload: Any) -> None:
     """Of an error event, in any of its shapes: nested, flat, or a text."""
     part = None if partial.run_key is None else partial.part(partial.run_key, position, offset_us)
     partial.fail(error_in(payload, named=True) or error(payload), position, part)

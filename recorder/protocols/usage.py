@@ -82,13 +82,20 @@ def read(usage: Any, model: Any = None, dialect: str = "") -> Reading | None:
     own, problem = _read(given, DIALECTS[dialect] if dialect else _dialect(given, model))
     each = [counts for _, counts in iterations(given)]
     if not each:
-        return Reading(own, problem)
+        return Reading(_added_up(own), problem)
     billed = Counts(*map(_sum, zip(*each, strict=True)))
     if billed.reasoning is None:
         billed = billed._replace(reasoning=own.reasoning)
     if any((getattr(own, name) or 0) > (getattr(billed, name) or 0) for name in ("prompt", "completion")):
-        return Reading(own, "usage.iterations add up to less than the usage itself")
-    return Reading(billed, problem)
+        return Reading(_added_up(own), "usage.iterations add up to less than the usage itself")
+    return Reading(_added_up(billed), problem)
+
+
+def _added_up(counts: Counts) -> Counts:
+    """With the total that prompt and completion make, where nobody said one."""
+    if counts.total is not None or counts.prompt is None or counts.completion is None:
+        return counts
+    return counts._replace(total=counts.prompt + counts.completion)
 
 
 def iterations(usage: Any) -> list[tuple[str | None, Counts]]:
