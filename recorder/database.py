@@ -87,6 +87,36 @@ def connect(url: str = DEFAULT_URL, *, create: bool = True, read_only: bool = Fa
     return opened
 
 
+def connect_existing(url: str, *, read_only: bool) -> sa.Engine:
+    """An existing database; an older SQLite schema is upgraded on use.
+
+    read_only: where nothing can be written, not even SQLite's files beside the database, open it as it is.
+    """
+    try:
+        return connect(url, create=False)
+    except ReadOnlyError:
+        if not read_only:
+            raise
+        return connect_read_only(url)
+    except OldSchema:
+        if not url.startswith("sqlite"):
+            raise
+        return connect(url, create=True)
+
+
+def connect_read_only(url: str) -> sa.Engine:
+    """A database that refuses writes; where SQLite could not even make its files beside it, the file as it stands."""
+    try:
+        return connect(url, create=False, read_only=True)
+    except ReadOnlyError as error:
+        try:
+            return connect(url, create=False, read_only=True, immutable=True)
+        except ReadOnlyError as why:  # it says what is beside the file
+            raise why from None
+        except DatabaseError:
+            raise error from None
+
+
 def check(engine: sa.Engine, *, upgrade: bool) -> None:
     """See to it that the schema is the one this version of recorder knows. Raises DatabaseError where it is not."""
     version = current_version(engine)
@@ -387,6 +417,12 @@ def _postgresql(url: sa.URL, *, read_only: bool) -> sa.Engine:
     _servers.add(engine)
     event.listen(engine, "begin", lambda connection: limit(connection, None))
     return engine
+
+
+def refuse_in_memory(url: str) -> None:
+    """For whom records to keep it. Raises DatabaseError."""
+    if url in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise DatabaseError("a database in memory is gone with the process; name a file, as in sqlite:///recorder.db")
 
 
 def _sqlite(url: sa.URL, *, create: bool, read_only: bool, immutable: bool) -> sa.Engine:

@@ -28,10 +28,12 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
-default_pool_size = 4
+default_pool_size = {size}
 server_reset_query = DISCARD ALL
 logfile = {folder}/log
 """
+_SIZES = {"transaction": 4, "session": 40}
+"""Server connections. In session mode each of a client's takes one for as long as it is open."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def pooled(url: str, mode: str) -> Iterator[str]:
     over = parsed.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
     with way_to(url) as way:  # the server's socket is root's and its own
         server = sa.make_url(way.url).port
-        ini = _SETTINGS.format(user=parsed.username, server=server, port=port, mode=mode, folder=folder)
+        ini = _SETTINGS.format(user=parsed.username, server=server, port=port, mode=mode, size=_SIZES[mode], folder=folder)
         (folder / "ini").write_text(ini)
         nobody = "nobody" if os.getuid() == 0 else None  # it refuses to run as root
         running = subprocess.Popen([program, "-q", str(folder / "ini")], user=nobody)

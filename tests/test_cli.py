@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,6 +22,7 @@ from recorder.cli import COMMANDS, main
 from recorder.sse import Frame
 from tests import writing
 from tests.commands import Background, Done, bound, command, environment, output, recorder, sqlite, strictly, until
+from tests.conftest import OWN
 from tests.writing import DONE, encoded, said, stream_id
 
 pytestmark = pytest.mark.slow
@@ -666,6 +668,48 @@ def test_questions_to_a_read_only_database_are_answered_and_say_how_far_behind(u
         (line,) = done.stderr.decode().splitlines()
         assert "11 events" in line
     assert unwritable.stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.parametrize(
+    "args", [("tail",), ("replay", "last", "--instant"), ("db", "current"), ("sql", "SELECT 1"), ("verify",)], ids=str
+)
+def test_what_only_reads_is_content_with_a_read_only_database(args: tuple[str, ...], unwritable: Path) -> None:
+    unwritable.parent.chmod(0o555)
+    done = recorder(*args, db=unwritable, preexec=bound)
+    assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "args", [("ls",), ("show", "last"), ("tail",), ("verify",), ("sql", "SELECT 1"), ("db", "current")], ids=str
+)
+def test_a_journal_that_cannot_be_read_is_explained(args: tuple[str, ...], unwritable: Path) -> None:
+    """A copy with its WAL and without the file of shared memory, which nobody can make: without the WAL it lacks events."""
+    journal = unwritable.with_name("log.db-wal")
+    journal.write_bytes(bytes(4096))
+    journal.chmod(0o444)
+    unwritable.parent.chmod(0o555)
+    done = recorder(*args, db=unwritable, preexec=bound)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert "cannot be read without what log.db-wal holds; make its folder writable" in line
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+@pytest.mark.parametrize("args", [("import", f"{OWN[0]}/crlf.sse"), ("ls",), ("db", "upgrade")], ids=str)
+def test_a_database_in_memory_is_refused(args: tuple[str, ...], url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that a command records in it would be lost when it ends."""
+    assert main(["--db", url, *args]) == 1
+    assert (
+        capsys.readouterr().err
+        == "error: a database in memory is gone with the process; name a file, as in sqlite:///recorder.db\n"
+    )
+
+
+def test_a_replay_in_a_program_is_content_with_a_read_only_database(unwritable: Path) -> None:
+    unwritable.parent.chmod(0o555)
+    program = f"import recorder; recorder.ReplayTransport('last', db={sqlite(unwritable)!r}); print('opened')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, preexec_fn=bound, timeout=60, check=False)
+    assert done.stdout == b"opened\n", done.stderr
 
 
 def test_what_must_write_to_a_read_only_database_is_one_line(unwritable: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from recorder import database, log
 from recorder.cli.output import Progress, counted, note
 from recorder.collect.lease import mark_lost
 from recorder.collect.streamid import new_stream_id
-from recorder.errors import Busy, DatabaseError, OldSchema, ReadOnlyError
+from recorder.errors import Busy
 from recorder.projections import runner
 from recorder.projections.turn import PATIENCE_SECONDS
 
@@ -21,12 +21,14 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def opened(url: str, *, create: bool = False, fresh: bool = False) -> Iterator[sa.Engine]:
+def opened(url: str, *, create: bool = False, fresh: bool = False, reads: bool = False) -> Iterator[sa.Engine]:
     """An engine for a command; a driver's error comes out as a DatabaseError.
 
-    create: make or upgrade a SQLite file. fresh: catch up first, for a question that must see what was recorded last.
+    create: make or upgrade a SQLite file. fresh: catch up first, for a question that must see what was recorded last. reads: it
+    only reads, as all that are fresh, so that it is content with a database that cannot be written.
     """
-    engine = database.connect(url) if create else _existing(url, read_only=fresh)
+    database.refuse_in_memory(url)
+    engine = database.connect(url) if create else database.connect_existing(url, read_only=fresh or reads)
     try:
         if fresh:
             freshen(engine)
@@ -104,33 +106,3 @@ def _mark_lost(engine: sa.Engine) -> None:
         return
     if lost:
         note(f"{counted(lost, 'stream')} of a recorder that died {'are' if lost > 1 else 'is'} marked as lost")
-
-
-def _existing(url: str, read_only: bool) -> sa.Engine:
-    """An existing database; an older SQLite schema is upgraded on use.
-
-    read_only: where nothing can be written, not even SQLite's files beside the database, open it as it is.
-    """
-    try:
-        return database.connect(url, create=False)
-    except ReadOnlyError:
-        if not read_only:
-            raise
-        return connect_read_only(url)
-    except OldSchema:
-        if not url.startswith("sqlite"):
-            raise
-        return database.connect(url, create=True)
-
-
-def connect_read_only(url: str) -> sa.Engine:
-    """A database that refuses writes; where SQLite could not even make its files beside it, the file as it stands."""
-    try:
-        return database.connect(url, create=False, read_only=True)
-    except ReadOnlyError as error:
-        try:
-            return database.connect(url, create=False, read_only=True, immutable=True)
-        except ReadOnlyError as why:  # it says what is beside the file
-            raise why from None
-        except DatabaseError:
-            raise error from None

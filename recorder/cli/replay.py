@@ -67,7 +67,7 @@ def command(
         raise UsageError("--fault says where by itself: leave out --from and --to")
     if held and any(fault.kind.startswith("rechunk") for fault in planned):
         raise UsageError("events that are let go one by one keep their chunks: leave out rechunk, or --step and --pause-at")
-    with opened(db, fresh=id != "last") as engine:
+    with opened(db, fresh=id != "last", reads=True) as engine:
         with database.read(engine) as connection:
             ids = queries.streams_of(connection, queries.resolve(connection, id))
             paths = {stream_id: stream.path for stream_id, stream in log.get_streams(connection, ids).items()}

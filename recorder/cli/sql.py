@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import click
 
-from recorder import jsontext
-from recorder.cli.opening import connect_read_only, opened
+from recorder import database, jsontext
+from recorder.cli.opening import opened
 from recorder.cli.output import CSV_SAFE, csv_option, document, note, print_csv, table
 from recorder.cli.parameters import MOST, Finite
 from recorder.cli.reader import Row, reading
@@ -86,7 +86,7 @@ def command(
     text = _query(query, file)
     with opened(db, fresh=True):
         pass
-    engine = connect_read_only(db)
+    engine = database.connect_read_only(db)
     try:
         with reading(engine, text, timeout) as (columns, rows):
             if form == "json":

@@ -33,7 +33,7 @@ _MARGIN = timedelta(minutes=1)  # a commit may become visible this much after th
 @click.pass_obj
 def command(db: str, id: str | None, follow: bool, lines: int, as_json: bool) -> None:
     """Print the last events, of the stream recorded last or of ID; with -f also those that come. --json: JSON lines."""
-    with opened(db, fresh=bool(id)) as engine:
+    with opened(db, fresh=bool(id), reads=True) as engine:
         seen: dict[str, int] = {}
         with database.read(engine) as connection:
             only = queries.streams_of(connection, queries.resolve(connection, id)) if id else None

@@ -139,8 +139,7 @@ def release(shared: Shared) -> bool:
 
 def _absolute(url: str) -> str:
     """A URL that names the same SQLite file wherever the process goes later: servers change their folder."""
-    if url.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
-        raise DatabaseError("a database in memory is gone with the process; name a file, as in sqlite:///recorder.db")
+    database.refuse_in_memory(url)
     prefix, _, path = url.partition(":///")
     return f"sqlite:///{os.path.abspath(path)}" if prefix == "sqlite" else url
 

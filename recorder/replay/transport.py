@@ -58,7 +58,7 @@ class ReplayTransport(Transport):
         fallback: Any = None,
     ) -> None:
         planned = plan(faults)
-        self._engine = database.connect(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, create=False)
+        self._engine = database.connect_existing(db or os.environ.get("RECORDER_DB") or DEFAULT_URL, read_only=True)
         try:
             _catch_up(self._engine)
             self._exchanges = library.load(self._engine, ids, strict=strict, volatile=Volatile(volatile))
