@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from weakref import WeakSet
 
 import sqlalchemy as sa
@@ -113,6 +113,8 @@ def connect_read_only(url: str) -> sa.Engine:
             return connect(url, create=False, read_only=True, immutable=True)
         except ReadOnlyError as why:  # it says what is beside the file
             raise why from None
+        except OldSchema as why:
+            raise OldSchema(f"{why} where it can be written") from None
         except DatabaseError:
             raise error from None
 
@@ -342,7 +344,8 @@ def shown(engine: sa.Engine) -> str:
     """The database as messages name it: without its password."""
     url = engine.url
     if engine.dialect.name == "sqlite":
-        return url.database or "the database"
+        named = url.database or "the database"
+        return unquote(named.removeprefix("file:")) if "uri" in url.query else named
     secret = [name for name in url.query if "password" in name.lower()]
     return url.difference_update_query(secret).render_as_string()
 

@@ -81,8 +81,19 @@ _ASIDE = "before_"
 LOG = ("streams", "events", "heads", "writers")
 
 DERIVED = (
-    *("anomalies", "checkpoints", "costs", "costs_hourly", "failures", "folds", "messages", "pending", "pending_sums"),
-    *("run_steps", "runs", "session_streams", "sessions", "silences", "tool_answers", "tool_calls"),
+    *(
+        "anomalies",
+        "call_keys",
+        "checkpoints",
+        "costs",
+        "costs_hourly",
+        "failures",
+        "folds",
+        "messages",
+        "pending",
+        "pending_sums",
+    ),
+    *("pending_sums", "run_steps", "runs", "session_streams", "sessions", "silences", "tool_answers", "tool_calls"),
     *("usage_daily", "usage_hourly", "usage_totals"),
 )
 """All others, and those that there were."""

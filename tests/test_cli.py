@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -702,6 +703,21 @@ def test_a_database_in_memory_is_refused(args: tuple[str, ...], url: str, capsys
     assert (
         capsys.readouterr().err
         == "error: a database in memory is gone with the process; name a file, as in sqlite:///recorder.db\n"
+    )
+
+
+def test_an_older_schema_that_cannot_be_upgraded_is_explained(unwritable: Path) -> None:
+    unwritable.chmod(0o644)
+    with contextlib.closing(sqlite3.connect(unwritable)) as connection:
+        connection.execute(f"UPDATE {database.VERSION_TABLE} SET version_num = '0001'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    unwritable.chmod(0o444)
+    unwritable.parent.chmod(0o555)
+    done = recorder("ls", db=unwritable, preexec=bound)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"error: {unwritable} has the older schema 0001; run `recorder db upgrade` where it can be written\n"
     )
 
 
