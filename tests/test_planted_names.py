@@ -21,7 +21,7 @@ from recorder.collect import exchange, secrets
 from recorder.collect.import_ import import_paths
 from recorder.collect.writer import Writer
 from recorder.redaction.echoes import Echoes
-from recorder.sse import SSEDecoder, encode
+from recorder.sse import SSEDecoder, encode, text_frame
 from tests.commands import ProxyProcess, output, until
 from tests.upstream import SSE, Asked, Upstream, Wire
 
@@ -171,6 +171,15 @@ def test_what_only_has_the_name_of_a_secret_stays_byte_for_byte(value: Any) -> N
     assert secrets.body(body) == body
     frames = SSEDecoder().feed(f"data: {json.dumps(value)}\n\n".encode())
     assert Echoes().feed(frames) is frames
+
+
+def test_of_json_in_a_string_in_a_later_part_of_a_body_the_secret_alone_is_blanked() -> None:
+    members = [{"name": f"value {number}", "b": "x"} for number in range(4000)]  # if each were read on to the end: 16 s
+    given = json.dumps({"output": json.dumps([*members, {"api_key": SECRET, "after": "this"}])}).encode()
+    echoes = Echoes()
+    echoes.feed([text_frame("$body", b"[1,\n", 0)])
+    (kept,) = echoes.feed([text_frame("$body", given, 1)])
+    assert kept.data.encode() == given.replace(SECRET.encode(), b"x" * len(SECRET))
 
 
 def test_all_but_the_secret_stays_byte_for_byte() -> None:

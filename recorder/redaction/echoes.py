@@ -16,8 +16,9 @@ from recorder.redaction.overlay import Slot, View
 from recorder.redaction.redactor import text_of, with_data, with_raw
 from recorder.sse import Frame
 
-_MEMBER = re.compile(r'"([A-Za-z][A-Za-z0-9_-]{1,39})\\*"[ \t\r\n]*:[ \t\r\n]*\\*"(?=((?:[^"\\]|\\.)*))', re.DOTALL)
+_MEMBER = re.compile(r'"([A-Za-z][A-Za-z0-9_-]{1,39})\\*"[ \t\r\n]*:[ \t\r\n]*(\\*)"')
 _REST = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+_QUOTE = re.compile(r'(?<!\\)(\\*+)"')
 _DATA = re.compile(r"^data:[ ]?(.*?)\r?$", re.MULTILINE)
 
 _TAIL = 256
@@ -113,11 +114,23 @@ class Echoes:
                     break
 
     def _by_name(self, slot: Slot, text: str, begin: int) -> None:
-        for member in _MEMBER.finditer(text):
-            start, end = member.span(2)
-            if is_secret(member[1]) and end > begin and member[2] != urls.REDACTED:
-                slot.spans.append((max(start - begin, 0), end - begin, blank_string))
-                self._open = end == len(text)
+        at = 0
+        while member := _MEMBER.search(text, at):
+            at = member.end()
+            if is_secret(member[1]):
+                start, at = at, _string_end(text, at, len(member[2]))
+                if at > begin and text[start:at] != urls.REDACTED:
+                    slot.spans.append((max(start - begin, 0), at - begin, blank_string))
+                    self._open = at == len(text)
+
+
+def _string_end(text: str, at: int, escapes: int) -> int:
+    """Where a string ends that goes on here, and whose quotes have so many backslashes before them."""
+    if not escapes:
+        rest = _REST.match(text, at)
+        return rest.end() if rest else at
+    ends = (quote.start() for quote in _QUOTE.finditer(text, at) if len(quote[1]) <= escapes)
+    return next(ends, len(text))
 
 
 def _members(view: View) -> int:
