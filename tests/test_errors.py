@@ -387,3 +387,68 @@ def test_a_probe_that_finds_nothing_is_no_failure(engine: sa.Engine, method: str
 def test_a_call_of_nothing_with_nothing_is_waited_for_by_nobody() -> None:
     phantom = {"tool_calls": [{"index": 0, "id": "call_0", "type": "function", "function": {"name": "", "arguments": ""}}]}
     assert failure(chatting.CHAT, *chatting.saying({"content": "Hi"}, phantom)) is None
+
+
+NOTHING: list[tuple[Request, list[writing.Event]]] = [
+    (
+        chatting.CHAT,
+        chatting.saying(
+            {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "", "arguments": "{}"}}]}
+        ),
+    ),
+    (
+        MESSAGES,
+        [
+            ("message_start", STARTED),
+            (
+                "content_block_start",
+                {
+                    "type": "content_block_start",
+                    "index": 0,
+                    "content_block": {"type": "tool_use", "id": "c", "name": "", "input": {}},
+                },
+            ),
+            ("content_block_stop", {"type": "content_block_stop", "index": 0}),
+            ("message_delta", {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}),
+            ("message_stop", {"type": "message_stop"}),
+        ],
+    ),
+    (
+        RESPONSES,
+        [
+            ("response.created", OPENED),
+            (
+                "response.completed",
+                {
+                    "type": "response.completed",
+                    "response": {
+                        "id": "resp_1",
+                        "object": "response",
+                        "status": "completed",
+                        "output": [
+                            {"type": "function_call", "call_id": "c", "name": "", "arguments": ""},
+                            {"type": "custom_tool_call", "call_id": "d", "name": None, "input": ""},
+                        ],
+                    },
+                },
+            ),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_", "events"), NOTHING, ids=[request.path for request, _ in NOTHING])
+def test_a_call_of_nothing_is_waited_for_in_no_protocol(request_: Request, events: list[writing.Event]) -> None:
+    fold = writing.folded(events, request_, "done")
+    (key,) = (key for key in fold.states() if key != STREAM)
+    view = merge(key, [writing.contribution(fold, key)])
+    assert (view.state, view.status, view.failure, view.steps) == ("ended", "completed", None, [])
+    assert view.source_object is not None  # which has it
+
+
+@pytest.mark.parametrize("error", ["no", {"code": None, "message": "no"}])
+def test_a_response_that_failed_says_why_in_an_object_or_in_words(error: Any) -> None:
+    failed = {"id": "resp_1", "object": "response", "status": "failed", "error": error}
+    found = failure(RESPONSES, ("response.created", OPENED), ("response.failed", {"type": "response.failed", "response": failed}))
+    assert found is not None
+    assert (found.kind, found.message) == ("failed", "no")

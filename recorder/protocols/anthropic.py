@@ -17,7 +17,7 @@ from recorder.protocols.conversation import Call, Conversation, Item, Output, Sa
 from recorder.protocols.deltas import Fragments
 from recorder.protocols.errors import ToolError, error_code, error_in, event_of, tool_error
 from recorder.protocols.partial import Entity, Part, Partial, Request
-from recorder.protocols.payload import as_list, as_object, as_output, as_text, is_id, value
+from recorder.protocols.payload import as_list, as_object, as_output, as_text, calls_nothing, is_id, value
 from recorder.protocols.usage import COST_FIELDS, Reading, follow, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
@@ -159,6 +159,8 @@ def present(run: MergedRun) -> Shown:
     """The Run object, its steps and messages, of what is known of a message."""
     asked, message, failure = (as_object(run.object.get(key)) for key in ("asked", "message", "error"))
     blocks = [(key, _whole(block.object)) for key, block in sorted(run.family("blocks").items(), key=lambda each: int(each[0]))]
+    content = [block for _, block in blocks]
+    blocks = [(index, block) for index, block in blocks if not _is_nothing(block)]
     seen: dict[str, int] = {}
     calls = {index: occurrence(seen, str(block.get("id"))) for index, block in blocks if block.get("type") == "tool_use"}
     given = {index: run.answered[key] for index, key in calls.items() if key in run.answered}
@@ -179,7 +181,7 @@ def present(run: MergedRun) -> Shown:
         usage=shown(_kept(message["usage"]), reading.counts) if reading else None,
         extras={key: asked[key] for key in _EXTRAS if key in asked},
     )
-    source = {**message, "content": [block for _, block in blocks]}
+    source = {**message, "content": content}
     said = _message(object, blocks, reason)
     return Shown(object, list(_steps(run, object, blocks, given)), [said] if said else [], source, status, reading)
 
@@ -298,6 +300,10 @@ def _required_action(pending: list[Object]) -> Object:
         for each in pending
     ]
     return {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
+
+
+def _is_nothing(block: Object) -> bool:
+    return block.get("type") == "tool_use" and calls_nothing(block.get("name"), block.get("input"))
 
 
 def _whole(block: Object) -> Object:

@@ -15,7 +15,7 @@ from recorder.protocols.conversation import Call, made_id, occurrence
 from recorder.protocols.deltas import whole
 from recorder.protocols.endings import Ending
 from recorder.protocols.errors import error_code
-from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, is_id
+from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, calls_nothing, is_id
 from recorder.protocols.usage import read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
@@ -205,8 +205,8 @@ def _tool_calls(message: Object) -> Iterator[Object]:
             continue
         kind = as_text(call.get("type")) or ("custom" if "custom" in call and "function" not in call else "function")
         inner = as_object(call.get(kind))
-        if kind in _CALLED and not (inner.get("name") or inner.get("arguments") or inner.get("input")):
-            continue  # a call of nothing with nothing, which some servers send: nobody waits for it
+        if kind in _CALLED and calls_nothing(inner.get("name"), inner.get("arguments") or inner.get("input")):
+            continue
         id = call_id(call.get("id"), inner.get("name"), inner.get("arguments", inner.get("input")))
         rest = {key: value for key, value in call.items() if key not in ("index", "id", "type", kind)}
         if kind == "function":

@@ -60,6 +60,11 @@ def as_output(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else jsontext.dumps(value)
 
 
+def calls_nothing(name: Any, given: Any) -> bool:
+    """Whether a tool call has neither a name nor arguments: some servers send such, and nobody waits for its output."""
+    return not name and (not given or (isinstance(given, str) and given.strip() in ("", "{}")))
+
+
 def as_seconds(value: Any) -> int | None:
     """A time in whole seconds, None where a value is none or no database's integer holds it exactly."""
     at = stamp(value)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recorder import jsontext
 from recorder.protocols import objects
 from recorder.protocols.conversation import occurrence
-from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, is_id
+from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, calls_nothing, is_id
 from recorder.protocols.usage import COST_FIELDS, Reading, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
 
@@ -64,6 +64,7 @@ def present(run: MergedRun) -> Shown:
     said = run.said
     compaction = run.object.get("object") == "response.compaction"  # what it repeats of the input nobody said anew
     items = [item for item in _items(run) if not compaction or item.object.get("type") != "message"]
+    items = [item for item in items if not _is_nothing(item.object)]
     outputs = _outputs(items, run.answered)
     completed = run.object.get("status") == "completed"
     pending = [item.object for item in items if completed and _is_pending(item, outputs)]
@@ -118,7 +119,9 @@ def _run(run: MergedRun, pending: list[Object], reading: Reading | None) -> Obje
         assistant_id=_assistant(response),
         status=status if isinstance(status, str) else "in_progress" if run.families else None,
         required_action=_required_action(pending),
-        last_error={**error, "code": error.get("code"), "message": error.get("message")} if isinstance(error, dict) else None,
+        last_error={**error, "code": error.get("code"), "message": error.get("message")}
+        if isinstance(error, dict)
+        else _last_error(error),
         completed_at=as_seconds(response.get("completed_at")),
         incomplete_details={"reason": _REASONS.get(reason or "", reason)} if isinstance(details, dict) else None,
         instructions=as_output(response.get("instructions")),
@@ -179,6 +182,11 @@ def _items(run: MergedRun) -> Iterator[Item]:
     for key, entity in sorted(run.family("items").items(), key=lambda pair: int(pair[0])):
         object = entity.object if entity.terminal else _assembled(entity.object, parts.get(key, []))
         yield Item(int(key), object, entity.terminal, {"position": entity.order[1]})
+
+
+def _is_nothing(item: Object) -> bool:
+    given = {"function_call": "arguments", "custom_tool_call": "input"}.get(str(item.get("type")))
+    return given is not None and calls_nothing(item.get("name"), item.get(given))
 
 
 def _parts(run: MergedRun) -> dict[str, list[tuple[str, int, Object]]]:
