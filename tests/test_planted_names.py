@@ -182,6 +182,16 @@ def test_of_json_in_a_string_in_a_later_part_of_a_body_the_secret_alone_is_blank
     assert kept.data.encode() == given.replace(SECRET.encode(), b"x" * len(SECRET))
 
 
+@pytest.mark.parametrize("size", [4, 5, len(SECRET) - 1])
+def test_what_a_part_of_a_body_ends_with_is_blanked_where_the_next_would_make_it_a_secret(size: int) -> None:
+    echoes = Echoes([SECRET])
+    text = f"{SECRET[:4]} a {SECRET[:size]}"
+    (begun,) = echoes.feed([text_frame("$body", text.encode(), 0)])
+    (ended,) = echoes.feed([text_frame("$body", f"{SECRET[size:]} b".encode(), 1)])
+    assert begun.data == f"{SECRET[:4]} a " + "x" * size
+    assert ended.data == "x" * (len(SECRET) - size) + " b"
+
+
 def test_all_but_the_secret_stays_byte_for_byte() -> None:
     given = '{ "a" : 1.0,\t"tools":[ {"headers" : {"A": "%s"} , "x":"\\u00e9\\/" } ]}\r\n'
     assert secrets.body((given % SECRET).encode()) == given.replace('{"A": "%s"}', '"REDACTED"').encode()

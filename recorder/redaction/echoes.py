@@ -108,10 +108,11 @@ class Echoes:
 
     def _begun(self, slot: Slot, text: str) -> None:
         for word in self._known:
-            for size in range(min(len(word) - 1, len(text)), _UNSEEN - 1, -1):
-                if text.endswith(word[:size]):
-                    slot.spans.append((len(text) - size, len(text), blank))
-                    break
+            at = text.find(word[:_UNSEEN], max(0, len(text) - len(word) + 1))
+            while at >= 0 and not word.startswith(text[at:]):
+                at = text.find(word[:_UNSEEN], at + 1)
+            if at >= 0:
+                slot.spans.append((at, len(text), blank))
 
     def _by_name(self, slot: Slot, text: str, begin: int) -> None:
         at = 0
