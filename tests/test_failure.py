@@ -245,3 +245,20 @@ def test_silences_of_a_second_are_kept_and_of_ten_are_stalls(engine: sa.Engine) 
         longest = connection.exec_driver_sql("SELECT longest_gap_s, stalls FROM v_streams").all()
     assert gaps == [(2, 2.0, 1.1), (3, 14.0, 12.0)]
     assert longest == [(12.0, 1)]
+
+
+def test_a_client_that_leaves_with_the_whole_call_and_answers_it_did_not_fail(engine: sa.Engine) -> None:
+    write(engine, stream(0, chatting.CHAT), ended(chatting.called()[:-2], "client_closed"))
+    runner.catch_up(engine)
+    assert [row["kind"] for row in listed(engine)] == ["client_closed"]
+    write(engine, stream(1, chatting.history(("call_1", "rain"))), frames(chatting.said()))
+    runner.catch_up(engine)
+    assert listed(engine) == []
+    assert verify(engine).problems == []
+
+
+def test_a_client_that_leaves_with_a_call_that_it_does_not_answer_closed_the_stream(engine: sa.Engine) -> None:
+    write(engine, stream(0, chatting.CHAT), ended(chatting.called(ids=("call_1", "call_2"))[:-2], "client_closed"))
+    write(engine, stream(1, chatting.history(("call_1", "rain"))), frames(chatting.said()))
+    runner.catch_up(engine)
+    assert [row["kind"] for row in listed(engine)] == ["client_closed"]

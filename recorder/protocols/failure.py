@@ -67,7 +67,15 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
         return Failure(
             "requires_action", as_text(action.get("type")) or "requires_action", None, *(ended or (last.stream_id, last.position))
         )
+    if last.outcome == "client_closed" and _is_answered(view):
+        return None  # the client had what it wanted, and went on with that
     return failure_of_stream(last) or Failure("unknown", last.outcome or "unknown", None, last.stream_id, last.position)
+
+
+def _is_answered(view: RunView) -> bool:
+    """Whether a later request gives the output of every call that the client had of a run."""
+    calls = [call for step in view.steps for call in calls_of(step) if call.get("id") in view.calls]
+    return bool(calls) and all(as_object(call.get(str(call.get("type")))).get("output") is not None for call in calls)
 
 
 def failure_of_stream(source: Source) -> Failure | None:
