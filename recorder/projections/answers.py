@@ -162,35 +162,59 @@ def _call_rows(view: RunView) -> dict[str, dict[str, Any]]:
 
 # Whose output it is
 
-
-def _before(call: Any, answer: Any) -> sa.ColumnElement[bool]:
-    """Of calls: those with an answer's key that were made before it, and not by the run that it is asked for."""
-    return sa.and_(call.key == answer.key, call.began_at <= answer.started_at, call.stream_id != answer.stream_id)
-
-
-def _latest(answer: sa.FromClause, column: str, offset: int = 0) -> sa.ScalarSelect[Any]:
-    """A column of the latest call that an answer may be to; or, by its offset, of one before that."""
-    call = call_keys.alias()
-    chosen = sa.select(call.c[column]).where(_before(call.c, answer.c)).order_by(call.c.began_at.desc(), call.c.run_key.desc())
-    return chosen.offset(offset).limit(1).correlate(answer).scalar_subquery()
+_IDS: Any = sa.bindparam("ids", expanding=True)
+_NUMBERS: Any = sa.bindparam("numbers", expanding=True)
+_KEYS: Any = sa.bindparam("keys", expanding=True)
+_GIVEN, _OTHER, _BESIDE = tool_answers.alias("given"), tool_answers.alias("other"), call_keys.alias("beside")
 
 
-def _resolved(connection: sa.Connection, where: Any) -> dict[tuple[str, int], str | None]:
-    """{(stream_id, number): the run whose call it answers} of answers that where(answer) chooses; None where that is in doubt."""
-    answer, other = tool_answers.alias(), tool_answers.alias()
-    previous, latest = _latest(answer, "began_at", 1), _latest(answer, "began_at")
-    key = call_keys.alias()
-    sooner = sa.or_(other.c.started_at < latest, other.c.stream_id == _latest(answer, "stream_id"))  # whose own request it is
-    between = (other.c.started_at >= previous, sooner, other.c.stream_id != _latest(answer, "stream_id", 1))
-    same = sa.exists().where(other.c.key == answer.c.key, *between).correlate(answer)
-    named = sa.exists().where(
-        key.c.run_key == _latest(answer, "run_key", 1), other.c.key == key.c.key, other.c.level.in_(CERTAIN), *between
+def _latest(column: str, offset: int = 0) -> sa.ScalarSelect[Any]:
+    """A column of the latest call that the given answer may be to; or, by its offset, of one before that."""
+    call = call_keys.alias().c
+    before = (call.key == _GIVEN.c.key, call.began_at <= _GIVEN.c.started_at, call.stream_id != _GIVEN.c.stream_id)
+    chosen = sa.select(call[column]).where(*before).order_by(call.began_at.desc(), call.run_key.desc())
+    return chosen.offset(offset).limit(1).correlate(_GIVEN).scalar_subquery()
+
+
+def _closed() -> sa.ColumnElement[bool]:
+    """Whether the call before the latest was answered before that was made: with the same key, or by its run's name."""
+    sooner = sa.or_(_OTHER.c.started_at < _latest("began_at"), _OTHER.c.stream_id == _latest("stream_id"))
+    between = (_OTHER.c.started_at >= _latest("began_at", 1), sooner, _OTHER.c.stream_id != _latest("stream_id", 1))
+    same = sa.exists().where(_OTHER.c.key == _GIVEN.c.key, *between).correlate(_GIVEN)
+    own = (_BESIDE.c.run_key == _latest("run_key", 1), _OTHER.c.key == _BESIDE.c.key, _OTHER.c.level.in_(CERTAIN))
+    return sa.or_(same, sa.exists().where(*own, *between).correlate(_GIVEN))
+
+
+_RESOLVED = sa.select(
+    *(_GIVEN.c[name] for name in ("stream_id", "number", "level")),
+    _latest("run_key").label("run"),
+    _latest("began_at", 1).label("previous"),
+    _closed().label("closed"),
+).order_by(_GIVEN.c.stream_id, _GIVEN.c.number, _GIVEN.c.level)
+"""Answers, each with the latest call that it may be to."""
+
+_RESOLVED_OF = _RESOLVED.where(_GIVEN.c.stream_id.in_(_IDS), _GIVEN.c.number.in_(_NUMBERS))
+_RESOLVED_LAST = _RESOLVED.where(_GIVEN.c.stream_id.in_(_IDS), _GIVEN.c.last)
+
+_LATER = sa.and_(_OTHER.c.key == _CALL.key, _OTHER.c.started_at >= _CALL.began_at, _OTHER.c.stream_id != _CALL.stream_id)
+_FIRST = sa.select(_OTHER.c.stream_id).where(_LATER).order_by(_OTHER.c.started_at, _OTHER.c.stream_id).limit(1)
+_FIRST_ANSWERS = (
+    sa.select(_CALL.run_key, _CALL.key, _GIVEN.c.started_at, _GIVEN.c.stream_id, _GIVEN.c.number)
+    .select_from(
+        call_keys.join(
+            _GIVEN,
+            sa.and_(_GIVEN.c.key == _CALL.key, _GIVEN.c.stream_id == _FIRST.correlate(call_keys).scalar_subquery()),
+        )
     )
-    closed = sa.or_(same, named.correlate(answer))
-    columns = (answer.c.stream_id, answer.c.number, answer.c.level)
-    chosen = sa.select(*columns, _latest(answer, "run_key").label("run"), previous.label("previous"), closed.label("closed"))
+    .where(_CALL.run_key.in_(_KEYS))
+)
+"""The calls of runs, each with the first answer that has its key and came after it."""
+
+
+def _resolved(connection: sa.Connection, answers: sa.Select[Any], **given: Any) -> dict[tuple[str, int], str | None]:
+    """{(stream_id, number): the run whose call it answers} of answers; None where that is in doubt."""
     found: dict[tuple[str, int], str | None] = {}
-    for row in connection.execute(chosen.where(where(answer.c)).order_by(*columns)):
+    for row in connection.execute(answers, given):
         if row.run is not None and (row.stream_id, row.number) not in found:
             sure = row.level in CERTAIN or row.previous is None or row.closed
             found[row.stream_id, row.number] = row.run if sure else None
@@ -201,7 +225,7 @@ def continued_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> dict
     """{stream_id: the run whose call its request ends with answering}"""
     found: dict[str, str] = {}
     for some in slices(stream_ids):
-        answering = _resolved(connection, lambda answer, some=some: sa.and_(answer.stream_id.in_(some), answer.last))
+        answering = _resolved(connection, _RESOLVED_LAST, ids=some)
         found.update((stream_id, key) for (stream_id, _), key in answering.items() if key is not None)
     return found
 
@@ -214,16 +238,12 @@ def outputs(connection: sa.Connection, views: Iterable[RunView]) -> dict[str, di
     calls = {view.key: known for view in views if view.is_run if (known := _calls(view))}
     first: dict[tuple[str, str], tuple[Any, str, int]] = {}  # (run, key) → when, stream and number of the first answer
     for some in slices(calls):
-        for row in connection.execute(_first_answers(some)):
+        for row in connection.execute(_FIRST_ANSWERS, {"keys": some}):
             first[row.run_key, row.key] = (row.started_at, row.stream_id, row.number)
-    if not first:
-        return {}
     meant: dict[tuple[str, int], str | None] = {}
     numbers = sorted({number for _, _, number in first.values()})
     for some in slices({stream_id for _, stream_id, _ in first.values()}):
-        meant.update(
-            _resolved(connection, lambda answer, some=some: sa.and_(answer.stream_id.in_(some), answer.number.in_(numbers)))
-        )
+        meant.update(_resolved(connection, _RESOLVED_OF, ids=some, numbers=numbers))
     chosen: list[tuple[str, str, str, int]] = []
     for run_key, known in calls.items():
         for call in known:
@@ -242,18 +262,6 @@ def outputs(connection: sa.Connection, views: Iterable[RunView]) -> dict[str, di
     return found
 
 
-def _first_answers(run_keys: list[str]) -> sa.Select[Any]:
-    """run_key, key, and the first answer with that key that came after the run."""
-    answer, after = tool_answers.alias(), tool_answers.alias()
-    later = sa.and_(after.c.key == _CALL.key, after.c.started_at >= _CALL.began_at, after.c.stream_id != _CALL.stream_id)
-    stream_id = sa.select(after.c.stream_id).where(later).order_by(after.c.started_at, after.c.stream_id).limit(1)
-    joined = call_keys.join(
-        answer, sa.and_(answer.c.key == _CALL.key, answer.c.stream_id == stream_id.correlate(call_keys).scalar_subquery())
-    )
-    columns = (_CALL.run_key, _CALL.key, answer.c.started_at, answer.c.stream_id, answer.c.number)
-    return sa.select(*columns).select_from(joined).where(_CALL.run_key.in_(run_keys))
-
-
 def _said(stream: Stream) -> dict[int, Any]:
     request = request_of(stream)
     protocol = protocols.protocol_for(request)
@@ -263,30 +271,47 @@ def _said(stream: Stream) -> dict[int, Any]:
 # What depends on what
 
 
+def _depending() -> sa.Select[Any]:
+    """Answers of streams: the latest call before each, the one that follows, and whether that latest has one already."""
+    since = (_OTHER.c.started_at >= _latest("began_at"), _OTHER.c.started_at <= _GIVEN.c.started_at)
+    sooner = sa.or_(_OTHER.c.started_at < _GIVEN.c.started_at, _OTHER.c.stream_id < _GIVEN.c.stream_id)
+    others = (_OTHER.c.stream_id != _GIVEN.c.stream_id, _OTHER.c.stream_id != _latest("stream_id"))
+    again = sa.exists().where(_OTHER.c.key == _GIVEN.c.key, *since, sooner, *others).correlate(_GIVEN)
+    after = sa.select(_BESIDE.c.run_key).where(_BESIDE.c.key == _GIVEN.c.key, _BESIDE.c.began_at > _GIVEN.c.started_at)
+    following = after.order_by(_BESIDE.c.began_at, _BESIDE.c.run_key).limit(1).correlate(_GIVEN).scalar_subquery()
+    chosen = (_GIVEN.c.level, _latest("run_key").label("run"), again.label("again"), following.label("next"))
+    return sa.select(*chosen).where(_GIVEN.c.stream_id.in_(_IDS))
+
+
+def _neighbour(before: bool) -> sa.ScalarSelect[Any]:
+    """The run key of the call just before, or after, one that has the same key."""
+    place, own = sa.tuple_(_BESIDE.c.began_at, _BESIDE.c.run_key), sa.tuple_(_CALL.began_at, _CALL.run_key)
+    order = [column.desc() if before else column.asc() for column in (_BESIDE.c.began_at, _BESIDE.c.run_key)]
+    chosen = sa.select(_BESIDE.c.run_key).where(_BESIDE.c.key == _CALL.key, place < own if before else place > own)
+    return chosen.order_by(*order).limit(1).correlate(call_keys).scalar_subquery()
+
+
+def _continuing() -> sa.Select[Any]:
+    """Streams that end with an answer whose call may be one of these runs, or stood before one of them."""
+    after = sa.select(_BESIDE.c.began_at).where(_BESIDE.c.key == _CALL.key, _BESIDE.c.began_at > _CALL.began_at)
+    end = after.order_by(_BESIDE.c.began_at).offset(1).limit(1).correlate(call_keys).scalar_subquery()
+    until = (_ANSWER.started_at >= _CALL.began_at, sa.or_(end.is_(None), _ANSWER.started_at < end))
+    joined = call_keys.join(tool_answers, _ANSWER.key == _CALL.key)
+    return sa.select(_ANSWER.stream_id).select_from(joined).where(_ANSWER.last, *until, _CALL.run_key.in_(_KEYS)).distinct()
+
+
+_DEPENDING = _depending()
+_NEIGHBOURS = sa.select(_neighbour(True), _neighbour(False)).select_from(call_keys).where(_CALL.run_key.in_(_KEYS))
+_RIVALS = sa.select(_latest("run_key").label("run"), _GIVEN.c.stream_id, _GIVEN.c.number).where(_GIVEN.c.stream_id.in_(_IDS))
+_CONTINUING = _continuing()
+
+
 def answered_runs(connection: sa.Connection, stream_ids: Iterable[str]) -> set[str]:
     """The keys of runs whose outputs depend on what these streams answer: the latest call before, and the one that follows."""
-    answer, other, following = tool_answers.alias(), tool_answers.alias(), call_keys.alias()
-    latest = _latest(answer, "began_at")
-    between = sa.and_(other.c.key == answer.c.key, other.c.started_at >= latest, other.c.started_at <= answer.c.started_at)
-    sooner = sa.or_(other.c.started_at < answer.c.started_at, other.c.stream_id < answer.c.stream_id)
-    others = (other.c.stream_id != answer.c.stream_id, other.c.stream_id != _latest(answer, "stream_id"))
-    after = sa.and_(following.c.key == answer.c.key, following.c.began_at > answer.c.started_at)
-    chosen = sa.select(
-        answer.c.level,
-        _latest(answer, "run_key").label("run"),
-        sa.exists().where(between, sooner, *others).correlate(answer).label("again"),
-        sa.select(following.c.run_key)
-        .where(after)
-        .order_by(following.c.began_at, following.c.run_key)
-        .limit(1)
-        .correlate(answer)
-        .scalar_subquery()
-        .label("next"),
-    )
     found: set[str] = set()
     named: set[str] = set()
     for some in slices(stream_ids):
-        for row in connection.execute(chosen.where(answer.c.stream_id.in_(some))):
+        for row in connection.execute(_DEPENDING, {"ids": some}):
             if not row.again:
                 found.update(key for key in (row.run, row.next) if key is not None)
                 if row.level in CERTAIN and row.run is not None:
@@ -299,48 +324,25 @@ def _neighbours(connection: sa.Connection, run_keys: set[str]) -> set[str]:
 
     And those that would have the outputs that these get, were it not for them.
     """
-    columns = [_beside(before).label(name) for name, before in (("previous", True), ("next", False))]
     found: set[str] = set()
     answering: dict[str, set[int]] = {}
     for some in slices(run_keys):
-        for row in connection.execute(sa.select(*columns).select_from(call_keys).where(_CALL.run_key.in_(some))):
-            found.update(key for key in row if key is not None)
-        for row in connection.execute(_first_answers(some)):
+        for beside in connection.execute(_NEIGHBOURS, {"keys": some}):
+            found.update(key for key in beside if key is not None)
+        for row in connection.execute(_FIRST_ANSWERS, {"keys": some}):
             answering.setdefault(row.stream_id, set()).add(row.number)
-    answer = tool_answers.alias()
-    rival = sa.select(_latest(answer, "run_key").label("run"), answer.c.stream_id, answer.c.number)
     for some in slices(answering):
-        for row in connection.execute(rival.where(answer.c.stream_id.in_(some))):
-            if row.run is not None and row.number in answering[row.stream_id]:
-                found.add(row.run)
+        for rival in connection.execute(_RIVALS, {"ids": some}):
+            if rival.run is not None and rival.number in answering[rival.stream_id]:
+                found.add(rival.run)
     return found - run_keys
-
-
-def _beside(before: bool) -> sa.ScalarSelect[Any]:
-    """The run key of the call just before, or after, one that has the same key."""
-    other = call_keys.alias().c
-    own = (_CALL.began_at, _CALL.run_key)
-    apart = (
-        sa.tuple_(other.began_at, other.run_key) < sa.tuple_(*own)
-        if before
-        else sa.tuple_(other.began_at, other.run_key) > sa.tuple_(*own)
-    )
-    order = (other.began_at.desc(), other.run_key.desc()) if before else (other.began_at, other.run_key)
-    chosen = sa.select(other.run_key).where(other.key == _CALL.key, apart).order_by(*order)
-    return chosen.limit(1).correlate(call_keys).scalar_subquery()
 
 
 def continuing_streams(connection: sa.Connection, run_keys: Iterable[str]) -> set[str]:
     """The streams whose requests may end with the output of a call of these runs, or of one whose place they take."""
-    following = call_keys.alias().c
-    after = sa.select(following.began_at).where(following.key == _CALL.key, following.began_at > _CALL.began_at)
-    end = after.order_by(following.began_at).offset(1).limit(1).correlate(call_keys).scalar_subquery()
-    joined = call_keys.join(tool_answers, _ANSWER.key == _CALL.key)
-    until = sa.or_(end.is_(None), _ANSWER.started_at < end)
-    chosen = sa.select(_ANSWER.stream_id).select_from(joined).where(_ANSWER.last, _ANSWER.started_at >= _CALL.began_at, until)
     found: set[str] = set()
     for some in slices(run_keys):
-        found.update(connection.execute(chosen.where(_CALL.run_key.in_(some)).distinct()).scalars())
+        found.update(connection.execute(_CONTINUING, {"keys": some}).scalars())
     return found
 
 
