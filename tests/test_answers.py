@@ -225,28 +225,34 @@ def test_conversations_that_the_server_keeps_are_told_apart_by_their_names(engin
     assert outputs(engine) == {"resp_1/call_0": "first", "resp_2/call_0": None, "resp_3/call_0": "second"}
 
 
-def test_anthropic_calls_are_told_apart_too(engine: sa.Engine) -> None:
-    def of(city: str, *more: Any) -> Request:
-        messages = [{"role": "user", "content": f"How is {city}?"}, *more]
-        return Request("POST", "api.anthropic.com", "/v1/messages", "", {"model": "m", "messages": messages})
+def message_asked(city: str, *more: Any) -> Request:
+    messages = [{"role": "user", "content": f"How is {city}?"}, *more]
+    return Request("POST", "api.anthropic.com", "/v1/messages", "", {"model": "m", "messages": messages})
 
-    def calls(number: int, city: str) -> list[Any]:
-        use = {"type": "tool_use", "id": "call_0", "name": "weather", "input": {}}
-        given = {"type": "input_json_delta", "partial_json": json.dumps({"city": city})}
-        payloads = [
-            {"type": "message_start", "message": {"id": f"msg_{number}", "role": "assistant", "content": []}},
-            {"type": "content_block_start", "index": 0, "content_block": use},
-            {"type": "content_block_delta", "index": 0, "delta": given},
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
-            {"type": "message_stop"},
-        ]
-        return responding.typed(*payloads)
 
-    use = {"type": "tool_use", "id": "call_0", "name": "weather", "input": {"city": "Rome"}}
+def message_calling(number: int, city: str) -> list[Any]:
+    use = {"type": "tool_use", "id": "call_0", "name": "weather", "input": {}}
+    given = {"type": "input_json_delta", "partial_json": json.dumps({"city": city})}
+    payloads = [
+        {"type": "message_start", "message": {"id": f"msg_{number}", "role": "assistant", "content": []}},
+        {"type": "content_block_start", "index": 0, "content_block": use},
+        {"type": "content_block_delta", "index": 0, "delta": given},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "tool_use"}},
+        {"type": "message_stop"},
+    ]
+    return responding.typed(*payloads)
+
+
+def message_answering(city: str) -> Request:
+    use = {"type": "tool_use", "id": "call_0", "name": "weather", "input": {"city": city}}
     result = {"type": "tool_result", "tool_use_id": "call_0", "content": "sun"}
-    answered = of("Rome", {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]})
-    record(engine, told(1, calls(1, "Rome"), of("Rome")), told(2, calls(2, "Oslo"), of("Oslo")), told(3, [], answered))
+    return message_asked(city, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]})
+
+
+def test_anthropic_calls_are_told_apart_too(engine: sa.Engine) -> None:
+    rome, oslo = (told(number, message_calling(number, city), message_asked(city)) for number, city in ((1, "Rome"), (2, "Oslo")))
+    record(engine, rome, oslo, told(3, [], message_answering("Rome")))
     assert outputs(engine) == {"msg_1/call_0": "sun", "msg_2/call_0": None}
 
 
@@ -268,3 +274,38 @@ def test_words_of_paths_are_no_responses(engine: sa.Engine, word: str) -> None:
     with engine.connect() as connection:
         found = list(connection.execute(sa.text("SELECT DISTINCT root_run_id FROM session_streams")).scalars())
     assert found == [None]
+
+
+LEFT: dict[str, tuple[Any, list[Any], Any]] = {
+    # name: request, what its client had of the answer before it left, the request with the output
+    "chat": (conversation("How is it?"), asks("Oslo")[:-2], conversation("How is it?", ("Oslo", "snow"))),
+    "chat with its reason": (conversation("How is it?"), asks("Oslo")[:-1], conversation("How is it?", ("Oslo", "snow"))),
+    "responses, the item": (RESPONSES, called()[:-1], responding.answering("rain")),
+    "responses, its arguments": (RESPONSES, called()[:-2], responding.answering("rain")),
+    "anthropic": (message_asked("Rome"), message_calling(1, "Rome")[:-2], message_answering("Rome")),
+    "anthropic with its reason": (message_asked("Rome"), message_calling(1, "Rome")[:-1], message_answering("Rome")),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_client_that_leaves_once_it_has_the_call_and_answers_it_is_no_failure(engine: sa.Engine, name: str) -> None:
+    asked, had, answers = LEFT[name]
+    record(engine, told(1, had, asked, outcome="client_closed"))
+    (before,) = columns(engine, "failure_kind").values()
+    assert before in ("client_closed", "requires_action")
+    record(engine, told(2, [], answers, outcome="client_closed"))
+    (after,) = columns(engine, "state", "effective_status", "failure_kind").values()
+    assert after == ("ended", "completed", None)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_call_was_cut_off_whatever_it_says_then(engine: sa.Engine) -> None:
+    had = calling(call(0, "call_x7Gh29Kq", "weather", '{"city":"Os'))[:-2]
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [tool_call("call_x7Gh29Kq", '{"city":"Os')]},
+        {"role": "tool", "tool_call_id": "call_x7Gh29Kq", "content": "interrupted"},
+    ]
+    record(
+        engine, told(1, had, asking(), outcome="client_closed"), told(2, [], asking(messages=messages), outcome="client_closed")
+    )
+    assert columns(engine, "failure_kind")[key(1)] == "client_closed"

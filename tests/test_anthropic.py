@@ -207,3 +207,16 @@ def test_a_tool_of_the_server_that_says_it_failed_is_a_failed_call(
     assert found.object["status"] == "completed"
     assert found.failure is not None
     assert found.failure[:3] == ("tool_failed", code, message)
+    assert found.failure.position == 3  # of the result, not of the call
+
+
+def test_of_several_calls_that_are_answered_at_once_the_failed_one_is_shown_by_its_own_result() -> None:
+    calls = [{"type": "server_tool_use", "id": f"srv_{number}", "name": "web_fetch", "input": {}} for number in (1, 2, 3)]
+    broke = {"type": "web_fetch_tool_result_error", "error_code": "unavailable"}
+    contents = {"srv_1": {"type": "web_fetch_result"}, "srv_2": broke, "srv_3": {"type": "web_fetch_result"}}
+    results = [{"type": "web_fetch_tool_result", "tool_use_id": id, "content": content} for id, content in contents.items()]
+    starts = [event("content_block_start", index=index, content_block=block) for index, block in enumerate((*calls, *results))]
+    found = view(begun(), *starts, event("message_delta", delta={"stop_reason": "end_turn"}), event("message_stop"))
+    assert found.failure is not None
+    assert found.failure[:2] == ("tool_failed", "unavailable")
+    assert found.failure.position == 1 + len(calls) + 1

@@ -384,6 +384,20 @@ def test_a_probe_that_finds_nothing_is_no_failure(engine: sa.Engine, method: str
         assert connection.execute(sa.select(sessions.c.failed)).scalar_one() == fails
 
 
+@pytest.mark.parametrize(("reason", "kind"), [("error", "failed"), ("length", "incomplete"), ("content_filter", "incomplete")])
+def test_of_several_choices_the_one_that_failed_shows_it_though_others_end_later(reason: str, kind: str) -> None:
+    chunks = [
+        chatting.chunk(chatting.choice({"content": "a"}, index=0), chatting.choice({"content": "b"}, index=1)),
+        chatting.chunk(chatting.choice({}, reason, index=1)),
+        chatting.chunk(chatting.choice({"content": "c"}, index=0)),
+        chatting.chunk(chatting.choice({}, "stop", index=0)),
+        chatting.END,
+    ]
+    found = writing.viewed(chunks, chatting.KEY, chatting.asking(n=2), "eof").failure
+    assert found is not None
+    assert (found.kind, found.position) == (kind, 1)
+
+
 def test_a_call_of_nothing_with_nothing_is_waited_for_by_nobody() -> None:
     phantom = {"tool_calls": [{"index": 0, "id": "call_0", "type": "function", "function": {"name": "", "arguments": ""}}]}
     assert failure(chatting.CHAT, *chatting.saying({"content": "Hi"}, phantom)) is None

@@ -25,7 +25,7 @@ __all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matche
 
 NAME = "anthropic"
 
-FOLD_VERSION = 4
+FOLD_VERSION = 5
 
 STREAMED = {
     "text_delta": ("text", "text"),
@@ -328,7 +328,11 @@ def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]], giv
 
     given: {index of a tool_use block: its output}.
     """
-    results = {block.get("tool_use_id"): block for _, block in blocks if str(block.get("type")).endswith("_tool_result")}
+    results: dict[str, Object] = {}
+    told: dict[str, tuple[str, int]] = {}
+    for index, block in blocks:
+        if str(block.get("type")).endswith("_tool_result") and is_id(block.get("tool_use_id")):
+            results[block["tool_use_id"]], told[block["tool_use_id"]] = block, run.family("blocks")[index].first
     found: list[tuple[list[str], str, Any]] = []  # (indexes, type, details)
     said = False
     for index, block in blocks:
@@ -359,17 +363,19 @@ def _steps(run: MergedRun, object: Object, blocks: list[tuple[str, Object]], giv
         if type == "tool_calls" and own == "completed" and not waits.isdisjoint(indexes):
             own = "in_progress"
         step = objects.step(object, id, type, own, {"type": type, type: details})
-        yield EntityView(id, step, own != "in_progress", spans=tuple(indexes))
+        calls = details if type == "tool_calls" else []
+        shown_by = {place: told[call["id"]] for place, call in enumerate(calls) if is_id(call["id"]) and call["id"] in told}
+        yield EntityView(id, step, own != "in_progress", spans=tuple(indexes), results=shown_by)
 
 
-def _call(block: Object, output: Any, results: Mapping[Any, Object]) -> Object:
+def _call(block: Object, output: Any, results: Mapping[str, Object]) -> Object:
     """A call in the form that steps have it; one that the server ran is of the type of its tool."""
     id, name = block.get("id"), block.get("name")
     if block.get("type") == "tool_use":
         told = as_output(output.output if isinstance(output, ToolError) else output)
         function = {"name": name, "arguments": as_output(block.get("input")), "output": told}
         return {"id": id, "type": "function", "function": function, **_error(tool_error(output))}
-    result = results.get(id)
+    result = results.get(id) if isinstance(id, str) else None
     failed = _error(_result_error(result))
     output = None if result is None else as_output(result.get("content"))
     if block.get("type") == "mcp_tool_use":

@@ -36,7 +36,7 @@ __all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matche
 
 NAME = "chat"
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 
 _SCOPE = ("user", "safety_identifier", "prompt_cache_key")
 """Fields of a request that differ from user to user, or from conversation to conversation."""
@@ -292,6 +292,7 @@ def _on_choice(part: Part, spot: Spot, choice: Object) -> None:
         if own.get("finish_reason") is None:
             own["finish_reason"] = finish_reason
             part.object["open"] -= 1
+            part.object.setdefault("finished", {})[spot.choice] = spot.position
             _check_reason(part, spot, finish_reason)
             _on_finish(part, spot)
             if isinstance(whole, dict) and isinstance(delta, dict) and whole.get("content") != delta.get("content"):

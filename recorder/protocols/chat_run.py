@@ -65,7 +65,7 @@ def present(run: MergedRun) -> Shown:
     completion = as_object(run.object.get("completion"))
     if "whole" not in run.object:
         completion = _assembled(completion, run)
-    choices = list(_choices(completion, run.answered))
+    choices = list(_choices(completion, run.answered, run.left))
     usage, model = run.object.get("usage") or _usage(completion), completion.get("model") or asked.get("model")
     reading = read(usage, model)
     error = run.object.get("error")
@@ -95,7 +95,7 @@ def present(run: MergedRun) -> Shown:
         steps += _steps(run, object, choice)
         if (message := _message(object, choice)) is not None:
             messages.append(message)
-    return Shown(object, steps, messages, source_object=completion or None, status=status, reading=reading)
+    return Shown(object, steps, messages, completion or None, status, reading, None if error else _decided(run, choices, status))
 
 
 def calls_of(message: Any) -> Iterator[Call]:
@@ -173,7 +173,7 @@ def _assembled_call(call: Object) -> Object:
     }
 
 
-def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice]:
+def _choices(completion: Object, answered: Mapping[str, Any], left: bool) -> Iterator[Choice]:
     choices = completion.get("choices")
     taken: set[int] = set()
     seen: dict[str, int] = {}
@@ -188,6 +188,8 @@ def _choices(completion: Object, answered: Mapping[str, Any]) -> Iterator[Choice
         message = as_object(choice.get("message"))
         finish_reason = endings.said(choice.get("finish_reason"))
         ended = None if finish_reason is None else endings.ending(endings.CHAT, finish_reason)
+        if left and ended is None:
+            ended = Ending("completed")
         given = ended is not None and (ended.status == "completed" or not ended.known)  # calls that the client has whole
         calls = []
         for call in _tool_calls(message):
@@ -233,6 +235,13 @@ def _status(over: bool, choices: list[Choice], broken: bool, pending: bool) -> t
     if "incomplete" in statuses:
         return "incomplete", next(each.reason for choice in choices if (each := choice.ending) and each.reason)
     return "cancelled" if "cancelled" in statuses else "completed", None
+
+
+def _decided(run: MergedRun, choices: list[Choice], status: str) -> tuple[str, int] | None:
+    """The event with the finish_reason of the choice that makes the run fail: others may have ended after it."""
+    found = (run.object.get("finished", {}).get(str(choice.number)) for choice in choices if choice.status == status)
+    position = next((each for each in found if each is not None), None) if status in _BROKEN else None
+    return None if position is None else (run.order[0][2], position)
 
 
 def _required_action(pending: list[Object]) -> Object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from recorder.protocols.errors import error_code, tool_error
-from recorder.protocols.payload import as_list, as_object, as_text
+from recorder.protocols.payload import as_list, as_object, as_text, value
 from recorder.protocols.view import EntityView, Failure, RunView, Source
 
 KINDS = (
@@ -141,6 +141,12 @@ def tool_name(call: dict[str, Any]) -> str | None:
     return (as_text(inner.get("name")) or as_text(call.get("name")) if kind == "function" else None) or kind
 
 
+def is_whole(call: dict[str, Any]) -> bool:
+    """Whether a call has all of its arguments, as far as they tell."""
+    arguments = as_object(call.get("function")).get("arguments")
+    return not isinstance(arguments, str) or not arguments.strip() or value(arguments) is not None
+
+
 def _has_failed(call: dict[str, Any]) -> bool:
     bodies = (call, as_object(call.get(str(call.get("type")))))
     return any(body.get("error") or body.get("status") == "failed" or tool_error(body.get("output")) for body in bodies)
@@ -152,7 +158,8 @@ def _of_call(step: EntityView, call: dict[str, Any], ended: tuple[str, int]) -> 
     error = next((each for each in told if each), None) or step.object.get("last_error")
     said = as_object(error)
     message = as_text(said.get("message")) or as_text(error)
-    return Failure("tool_failed", error_code(said) or tool_name(call), message, *(step.shown or ended))
+    place = next((place for place, each in enumerate(calls_of(step)) if each is call), -1)
+    return Failure("tool_failed", error_code(said) or tool_name(call), message, *(step.results.get(place) or step.shown or ended))
 
 
 def _of_error(view: RunView, else_at: tuple[str, int]) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from recorder import protocols
 from recorder.protocols import deltas
-from recorder.protocols.failure import failure_of_run
+from recorder.protocols.failure import calls_of, failure_of_run, is_whole
 from recorder.protocols.partial import STREAM
 from recorder.protocols.payload import stamp
 from recorder.protocols.view import Contribution, EntityView, Merged, MergedRun, RunView, Shown, Source
@@ -48,6 +48,9 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
             outputs.update(given.part["outputs"])
     run = _merged_run(key, ordered, {**outputs, **(answered or {})})
     shown = protocol.present(run) if protocol and key != STREAM else Shown()
+    if protocol and _has_left(run, shown, ordered):
+        run.left = run.terminal = True
+        shown = protocol.present(run)
     first = ordered[0].part
     last = ordered[-1].source
     view = RunView(
@@ -93,7 +96,8 @@ def merge(key: str, contributions: Iterable[Contribution], answered: Mapping[str
             view.error, view.error_stream = given.part["error"], given.source.stream_id
     ended = next((given for given in reversed(ordered) if given.part["ended"] is not None), None)
     shown_by = ended or ordered[-1]
-    view.failure = failure_of_run(view, (shown_by.source.stream_id, shown_by.part["ended" if ended else "last"]))
+    ended_at = (shown_by.source.stream_id, shown_by.part["ended" if ended else "last"])
+    view.failure = failure_of_run(view, shown.decided or ended_at)
     return view
 
 
@@ -185,6 +189,19 @@ def _is_whole(ordered: Sequence[Contribution]) -> bool:
     ended = any(given.part["terminal"] and any(given.part["families"].values()) for given in ordered)
     broken = any(not given.part["terminal"] and given.source.outcome not in ("done", "eof") for given in ordered)
     return ended and not broken and any(given.part["begun"] for given in ordered)
+
+
+def _has_left(run: MergedRun, shown: Shown, ordered: Sequence[Contribution]) -> bool:
+    """Whether a client left because it had all that it wanted: the calls, whole, which its next request answers."""
+    calls = {id for given in ordered for id in given.part["calls"]}
+    return (
+        not run.terminal
+        and ordered[-1].source.outcome in ("client_closed", "eof")
+        and bool(calls)
+        and calls <= run.answered.keys()
+        and not any(given.part["error"] for given in ordered)
+        and all(is_whole(call) for step in shown.steps for call in calls_of(step))
+    )
 
 
 def _usage_differs(shown: Shown, ordered: Sequence[Contribution]) -> list[tuple[str, int, str, str]]:

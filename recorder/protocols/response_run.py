@@ -66,6 +66,8 @@ def present(run: MergedRun) -> Shown:
     items = [item for item in _items(run) if not compaction or item.object.get("type") != "message"]
     items = [item for item in items if not _is_nothing(item.object)]
     outputs = _outputs(items, run.answered)
+    if run.left:
+        run.object["status"] = "completed"  # as far as its client wanted it
     completed = run.object.get("status") == "completed"
     pending = [item.object for item in items if completed and _is_pending(item, outputs)]
     reading = read(run.object.get("usage"), run.object.get("model"))

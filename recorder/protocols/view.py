@@ -84,13 +84,23 @@ class Merged:
     terminal: bool
     order: Order
 
+    @property
+    def first(self) -> tuple[str, int]:
+        """The stream and position of that event."""
+        (_, _, stream_id), position = self.order
+        return stream_id, position
+
 
 @dataclass
 class MergedRun(Merged):
-    """families: {family: {id: Merged}}. answered: {occurrence() of a call: output}, what later requests said of its calls."""
+    """families: {family: {id: Merged}}. answered: {occurrence() of a call: output}, what later requests said of its calls.
+
+    left: no event ended it, because the client left once it had the calls; it has answered them all. terminal is true then.
+    """
 
     families: dict[str, dict[str, Merged]] = field(default_factory=dict)
     answered: Mapping[str, Any] = field(default_factory=dict)
+    left: bool = False
 
     def family(self, name: str) -> dict[str, Merged]:
         return self.families.get(name) or {}
@@ -103,6 +113,7 @@ class EntityView:
     derived_status: of one that no event ended, what the end of its run makes of it. spans: the keys under which its
     parts' spans say when it was; its id by default. first_us, last_us: when it was first and last spoken of, in µs since
     the run's first stream began, None where only a whole object was seen. shown: the stream and position of the latter.
+    results: of each call that a part of its own answers, by the call's place: the stream and position that told its result.
     """
 
     id: str
@@ -113,6 +124,7 @@ class EntityView:
     first_us: int | None = field(default=None, compare=False)
     last_us: int | None = field(default=None, compare=False)
     shown: tuple[str, int] | None = field(default=None, compare=False)
+    results: dict[int, tuple[str, int]] = field(default_factory=dict, compare=False)
 
 
 @dataclass
@@ -121,6 +133,7 @@ class Shown:
 
     source_object: the object that the API gave, where that is no Run. status: the effective one: the run's, but
     requires_action where the client has yet to answer calls of a run that the API calls completed. reading: of its usage.
+    decided: the stream and position of the event that made it fail, where that is not the one that ended it.
     """
 
     object: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +142,7 @@ class Shown:
     source_object: dict[str, Any] | None = None
     status: str | None = None
     reading: Reading | None = None
+    decided: tuple[str, int] | None = None
 
 
 class Failure(NamedTuple):
