@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from recorder import database
 from recorder.projections import runner
+from recorder.projections.failures import failures
+from recorder.projections.run_steps import tool_calls
 from recorder.projections.verify import verify
 from recorder.protocols import Request
 from tests import chatting, responding
@@ -309,3 +312,39 @@ def test_a_client_that_leaves_in_the_middle_of_a_call_was_cut_off_whatever_it_sa
         engine, told(1, had, asking(), outcome="client_closed"), told(2, [], asking(messages=messages), outcome="client_closed")
     )
     assert columns(engine, "failure_kind")[key(1)] == "client_closed"
+
+
+def _failing(**fields: Any) -> Request:
+    request = conversation("How is it?", ("Oslo", "no such city"))
+    request.body["messages"][-1].update(fields)
+    return request
+
+
+def _response_failing(type: str, status: str) -> Request:
+    item = {"type": type, "call_id": "call_1", "output": "no such city", "status": status}
+    request = responding.answering()
+    return request._replace(body={**request.body, "input": [item]})
+
+
+FAILED: dict[str, tuple[Any, list[Any], Any]] = {
+    # name: request, the answer with the call, the request that says that the tool failed
+    "chat": (conversation("How is it?"), asks("Oslo"), _failing(is_error=True)),
+    "chat, MCP": (
+        conversation("How is it?"),
+        asks("Oslo"),
+        _failing(content='{"isError":true,"content":[{"type":"text","text":"no such city"}]}'),
+    ),
+    "responses": (RESPONSES, called(), _response_failing("function_call_output", "incomplete")),
+    "a patch": (RESPONSES, called(), _response_failing("apply_patch_call_output", "failed")),
+}
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_a_tool_that_its_client_says_failed_is_a_failed_call(engine: sa.Engine, name: str) -> None:
+    asked, had, answers = FAILED[name]
+    record(engine, told(1, had, asked), told(2, [], answers, outcome="done"))
+    with database.read(engine) as connection:
+        found = connection.execute(sa.select(failures.c.kind, failures.c.message)).all()
+        output = connection.execute(sa.select(tool_calls.c.output)).scalars().all()
+    assert ("tool_failed", "no such city") in [tuple(row) for row in found]
+    assert "no such city" in str(output)

@@ -24,7 +24,7 @@ from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.protocols.view import Failure
 from recorder.sse import Frame, SSEDecoder
-from tests import chatting, writing
+from tests import chatting, responding, writing
 from tests.writing import stream
 
 MESSAGES = Request(
@@ -466,3 +466,11 @@ def test_a_response_that_failed_says_why_in_an_object_or_in_words(error: Any) ->
     found = failure(RESPONSES, ("response.created", OPENED), ("response.failed", {"type": "response.failed", "response": failed}))
     assert found is not None
     assert (found.kind, found.message) == ("failed", "no")
+
+
+def test_a_server_of_tools_that_does_not_list_them_is_a_failure() -> None:
+    item = {"id": "mcpl_1", "type": "mcp_list_tools", "server_label": "crm", "tools": [], "error": "401 from the server"}
+    done = responding.whole("completed", responding.response("completed", output=[item]))
+    found = failure(RESPONSES, *responding.typed(responding.whole("created", responding.response()), done))
+    assert found is not None
+    assert found[:3] == ("tool_failed", "mcp_list_tools", "401 from the server")

@@ -27,7 +27,7 @@ from recorder.protocols import deltas, endings
 from recorder.protocols.chat_run import ASKED, REASONING, call_id, calls_of, present
 from recorder.protocols.conversation import ANSWERS_LIMIT, Conversation, Item, Output, Said, conversation
 from recorder.protocols.deltas import Fragments
-from recorder.protocols.errors import error_in, event_of
+from recorder.protocols.errors import ToolError, error_in, event_of
 from recorder.protocols.partial import Entity, Part, Partial, Request
 from recorder.protocols.payload import as_list, as_object, as_text, is_id, stamp, value
 from recorder.protocols.usage import follow
@@ -36,7 +36,7 @@ __all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matche
 
 NAME = "chat"
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 
 _SCOPE = ("user", "safety_identifier", "prompt_cache_key")
 """Fields of a request that differ from user to user, or from conversation to conversation."""
@@ -111,7 +111,9 @@ def _items(messages: Iterable[Any]) -> Iterator[Item]:
         role = as_object(message).get("role")
         if role in ("tool", "function"):
             id = message.get("tool_call_id")
-            yield Output(id if is_id(id) else None, message.get("content"), as_text(message.get("name")))
+            said = message.get("content")
+            failed = True in (message.get("is_error"), message.get("isError"))
+            yield Output(id if is_id(id) else None, ToolError(said) if failed else said, as_text(message.get("name")))
         elif isinstance(role, str):
             yield Said("system" if role == "developer" else role, message.get("content"))
             if role == "assistant":

@@ -14,7 +14,7 @@ from recorder.protocols import endings, objects
 from recorder.protocols.conversation import Call, made_id, occurrence
 from recorder.protocols.deltas import whole
 from recorder.protocols.endings import Ending
-from recorder.protocols.errors import error_code
+from recorder.protocols.errors import ToolError, error_code, tool_error
 from recorder.protocols.payload import as_object, as_output, as_seconds, as_text, calls_nothing, is_id
 from recorder.protocols.usage import read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
@@ -217,6 +217,8 @@ def _tool_calls(message: Object) -> Iterator[Object]:
 
 
 def _with_output(call: Object, output: Any) -> Object:
+    if isinstance(output, ToolError):
+        return {**_with_output(call, output.output), "error": tool_error(output)}
     return {**call, call["type"]: {**call[call["type"]], "output": as_output(output)}}
 
 

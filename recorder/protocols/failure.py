@@ -54,7 +54,7 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
             if view.error is not None and view.error.get("message") == said.get("message"):
                 at = _of_error(view, at)
             return Failure(str(status), code, as_text(said.get("message")) or as_text(details.get("message")), *at)
-        return next((_of_call(step, call, at) for step in view.steps for call in failed_calls(step)), None)
+        return next((_of_call(step, call, at) for step in view.steps for call in _failed(step)), None)
     if view.error is not None:
         at = _of_error(view, (last.stream_id, last.position))
         return Failure("failed", error_code(view.error) or "error", as_text(view.error.get("message")), *at)
@@ -67,15 +67,7 @@ def failure_of_run(view: RunView, ended: tuple[str, int] | None) -> Failure | No
         return Failure(
             "requires_action", as_text(action.get("type")) or "requires_action", None, *(ended or (last.stream_id, last.position))
         )
-    if last.outcome == "client_closed" and _is_answered(view):
-        return None  # the client had what it wanted, and went on with that
     return failure_of_stream(last) or Failure("unknown", last.outcome or "unknown", None, last.stream_id, last.position)
-
-
-def _is_answered(view: RunView) -> bool:
-    """Whether a later request gives the output of every call that the client had of a run."""
-    calls = [call for step in view.steps for call in calls_of(step) if call.get("id") in view.calls]
-    return bool(calls) and all(as_object(call.get(str(call.get("type")))).get("output") is not None for call in calls)
 
 
 def failure_of_stream(source: Source) -> Failure | None:
@@ -124,6 +116,12 @@ def failed_calls(step: EntityView) -> list[dict[str, Any]]:
     if step.object.get("status") == "failed" and step.derived_status is None:
         return calls
     return [call for call in calls if _has_failed(call)]
+
+
+def _failed(step: EntityView) -> list[dict[str, Any]]:
+    """The tool calls of a step that failed, and what else was asked of the servers of tools in vain."""
+    asked = as_list(as_object(step.object.get("step_details")).get("activities"))
+    return [*failed_calls(step), *(each for each in asked if isinstance(each, dict) and each.get("error"))]
 
 
 def tool_of(view: RunView) -> str | None:

@@ -193,14 +193,14 @@ def _is_whole(ordered: Sequence[Contribution]) -> bool:
 
 def _has_left(run: MergedRun, shown: Shown, ordered: Sequence[Contribution]) -> bool:
     """Whether a client left because it had all that it wanted: the calls, whole, which its next request answers."""
-    calls = {id for given in ordered for id in given.part["calls"]}
+    noted = [id for given in ordered for id in given.part["calls"]]
+    calls = [call for step in shown.steps for call in calls_of(step) if call.get("id") in noted]
     return (
         not run.terminal
         and ordered[-1].source.outcome in ("client_closed", "eof")
         and bool(calls)
-        and calls <= run.answered.keys()
+        and all(call["id"] in run.answered and is_whole(call) for call in calls)
         and not any(given.part["error"] for given in ordered)
-        and all(is_whole(call) for step in shown.steps for call in calls_of(step))
     )
 
 

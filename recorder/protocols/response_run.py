@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from recorder import jsontext
 from recorder.protocols import objects
 from recorder.protocols.conversation import occurrence
+from recorder.protocols.errors import ToolError, tool_error
 from recorder.protocols.payload import as_list, as_object, as_output, as_seconds, as_text, calls_nothing, is_id
 from recorder.protocols.usage import COST_FIELDS, Reading, read, shown
 from recorder.protocols.view import EntityView, MergedRun, Shown
@@ -40,6 +41,7 @@ _HOSTED: dict[str, Callable[[Object], bool]] = {
 
 _OPEN = frozenset({"in_progress", "searching", "interpreting", "generating", "calling", "compacting", "queued"})
 _TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
+_NOT_DONE = ("failed", "incomplete")
 
 _SAME = ("model", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls", "metadata")
 _EXTRAS = (
@@ -90,7 +92,10 @@ def present(run: MergedRun) -> Shown:
 
 
 def answered_call(item: Any) -> tuple[str, Any] | None:
-    """(call id, output) where an input or output item answers a call; of an approval (its id, what was said)."""
+    """(call id, output) where an input or output item answers a call; of an approval (its id, what was said).
+
+    The output is a ToolError where the item says that the call failed.
+    """
     if not isinstance(item, dict):
         return None
     id = _answers(item)
@@ -102,7 +107,8 @@ def answered_call(item: Any) -> tuple[str, Any] | None:
         return id, item.get("tools")
     if item.get("type") == "program_output":
         return id, item.get("output", item.get("result"))
-    return id, item.get("output")
+    output = item.get("output")
+    return id, ToolError(output) if item.get("status") in _NOT_DONE else output
 
 
 # The run
@@ -357,14 +363,20 @@ def _activity(item: Object) -> Object:
 def _call(item: Object, output: Any, where: Object | None = None) -> Object:
     """The tool call of an item, in the form that steps have it."""
     type = str(item.get("type"))
+    failed = output if isinstance(output, ToolError) else None
+    if failed is not None:
+        output = failed.output
     if type.endswith("_output"):  # an answer to a call of an earlier response
+        if item.get("status") in _NOT_DONE:
+            failed = ToolError(item.get("output"))
         type = type.removesuffix("_output")
         type = type if type in _BUILDERS else f"{type}_call"
         output = item.get("output", item.get("tools"))
     elif type == "mcp_approval_response":
         type = "mcp_approval_request"
     call = _BUILDERS.get(type, _other)(item, output, where or {})
-    return {"id": _call_id(item), **call, **{key: item[key] for key in ("namespace", "caller") if item.get(key) is not None}}
+    rest = {key: item[key] for key in ("namespace", "caller") if item.get(key) is not None}
+    return {"id": _call_id(item), **call, **rest, **({} if failed is None else {"error": tool_error(failed)})}
 
 
 def _function(item: Object, output: Any, where: Object) -> Object:

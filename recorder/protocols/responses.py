@@ -35,7 +35,7 @@ __all__ = ["FOLD_VERSION", "NAME", "begin", "body", "evolve", "matches", "matche
 
 NAME = "responses"
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 
 TERMINAL = frozenset({"completed", "failed", "incomplete", "cancelled"})
 
