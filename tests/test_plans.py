@@ -196,7 +196,7 @@ def worked(path: Path, runs: int) -> dict[str, dict[str, int]]:
         dbapi.set_progress_handler(lambda: done[at[0]].update([at[1]]), TICK)  # None: go on
 
     def note(conn: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        at[1] = re.sub(r"\?(, \?)+", "?, ...", statement)
+        at[1] = re.sub(r"IN \(\?(, \?)*\)", "IN (...)", re.sub(r"\?(, \?)+", "?, ...", statement))
 
     sa.event.listen(engine, "connect", listen)
     sa.event.listen(engine, "before_cursor_execute", note)

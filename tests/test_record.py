@@ -817,4 +817,5 @@ def test_a_database_that_cannot_be_asked_any_more_leaves_the_program_its_status(
     assert (done.returncode, done.stdout) == (6, STREAM), done.stderr.decode()
     assert done.stderr.decode().splitlines()[-1].startswith(what)
     assert b"Traceback" not in done.stderr
+    assert recorder("ls", db=file).returncode == 0, "the next question makes the table anew"
     assert [(one.outcome, one.body) for one in stored(file)] == [("done", STREAM)]

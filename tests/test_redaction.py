@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from recorder import jsontext, log
 from recorder.bodies import BodyDecoder, LinesDecoder, decoder_for
 from recorder.jsonpath import Paths
+from recorder.kind import kind_of
 from recorder.protocols import Request
 from recorder.protocols.merge import merge
 from recorder.redaction import request
@@ -811,7 +812,7 @@ def streams_of(shared: Path) -> list[Path]:
 def frames_of(path: Path) -> list[Frame]:
     given = path.read_bytes()
     kind = {".sse": "text/event-stream", ".json": "application/json"}.get(path.suffix, "application/x-ndjson")
-    decoder = decoder_for(kind)
+    decoder = decoder_for(kind_of(given, kind))
     return [
         log.system_frame("$response", {"status": 200, "headers": [["content-type", kind]]}, 0),
         *decoder.feed(given, 1),
