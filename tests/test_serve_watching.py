@@ -468,15 +468,15 @@ def test_an_upstream_that_breaks_or_is_not_there_breaks_the_connection(tmp_path:
 
 def test_what_is_passed_on_is_redacted_by_the_settings(tmp_path: Path, upstream: Upstream) -> None:
     settings = tmp_path / "settings.toml"
-    settings.write_text('[redact]\npaths = ["$.secret"]\n')
+    settings.write_text('[redact]\npaths = ["$.private"]\n')
     options = ("--fallback", upstream.origin, "--settings", str(settings))
     with Serve("--instant", *options, db=tmp_path / "new.db") as server:
-        server.ask("POST", "/v1/new", b'{"secret":"abcd"}', ("Content-Type", "application/json"))
+        server.ask("POST", "/v1/new", b'{"private":"abcd"}', ("Content-Type", "application/json"))
         assert server.stop() == 0
-    assert upstream.asked("/v1/new").body == b'{"secret":"abcd"}'
+    assert upstream.asked("/v1/new").body == b'{"private":"abcd"}'
     log = Recorded(tmp_path / "new.db")
     (one,) = log.ended("/v1/new")
-    assert bytes(one.request_body or b"") == b'{"secret":"xxxx"}'
+    assert bytes(one.request_body or b"") == b'{"private":"xxxx"}'
     log.engine.dispose()
 
 

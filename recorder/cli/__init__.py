@@ -115,8 +115,8 @@ def _prepare() -> None:
             os.fstat(number)
         except OSError:  # closed: else the next file to be opened would be taken for it. To write to stdout is an error still.
             os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
+        if getattr(sys, name) is None and name != "stdin":  # a command that would read says that it is closed
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
