@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 DEFAULT_URL = "sqlite:///recorder.db"
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 """The newest revision in migrations/; a test holds the two together."""
 
 VERSION_TABLE = "recorder_version"

@@ -18,6 +18,7 @@ from recorder.projections.runs import COUNTERS, runs
 from recorder.projections.sessions import session_streams
 from recorder.projections.silences import silences
 from recorder.projections.usage import KEYS, usage_daily, usage_hourly
+from recorder.protocols.failure import ERRORS
 
 VERSION = 1
 
@@ -58,6 +59,17 @@ def _flag(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
 def _known(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return sa.func.nullif(column, "", type_=column.type)
 
+
+def _told(own: str, of_failure: str) -> sa.ColumnElement[Any]:
+    """What the last failure says that a stream shows, so that both views say one thing; else what its own error does."""
+    told = sa.and_(failures.c.stream_id == session_streams.c.stream_id, failures.c.kind.in_(ERRORS))
+    order = failures.c.position.desc(), sa.cast(failures.c.run_key, _BYTEWISE).desc()
+    last = sa.select(failures.c[of_failure]).where(told).order_by(*order).limit(1).scalar_subquery()
+    return sa.case((sa.exists().where(told), last), else_=session_streams.c[own]).label(own)
+
+
+_BYTEWISE = sa.Text(collation="C").with_variant(sa.Text(collation="BINARY"), "sqlite")
+"""Text that both databases sort alike."""
 
 _TOKENS = {
     "prompt_tokens": "tokens read, cached ones included; null where nobody said it, as with all tokens",
@@ -237,8 +249,7 @@ VIEWS = {
             _seconds(session_streams.c.first_event_us).label("first_event_s"),
             _seconds(session_streams.c.longest_gap_us).label("longest_gap_s"),
             session_streams.c.stalls,
-            session_streams.c.error_code,
-            session_streams.c.error_message,
+            *(_told(name, name.removeprefix("error_")) for name in ("error_code", "error_message")),
         ),
         {
             "stream_id": "a UUIDv7: sorts by time",
@@ -257,8 +268,8 @@ VIEWS = {
             "first_event_s": "seconds from the request to the first event",
             "longest_gap_s": "seconds of the longest time without an event",
             "stalls": "how many such times were of 10 s and more",
-            "error_code": "of an error event or an error response",
-            "error_message": "of an error event or an error response",
+            "error_code": "of the last failure in it that the API told, as `code` in v_failures; else of an error event in it",
+            "error_message": "of the same, as `message` in v_failures",
         },
     ),
     "v_gaps": View(

@@ -15,7 +15,7 @@ from recorder.collect.outcome import Ending
 from recorder.projections import runner
 from recorder.projections.failures import failures
 from recorder.projections.folds import source_of
-from recorder.projections.sessions import session_streams, sessions
+from recorder.projections.sessions import sessions
 from recorder.projections.verify import verify
 from recorder.protocols import Request
 from recorder.protocols.errors import error, error_in, is_words, told_outside
@@ -227,7 +227,7 @@ def test_a_stream_that_tells_an_error_failed_by_whatever_way_it_came(engine: sa.
     runner.catch_up(engine)
     with database.read(engine) as connection:
         told = {row["stream_id"]: row for row in connection.execute(sa.select(failures)).mappings()}
-        streams = connection.execute(sa.select(session_streams)).mappings().all()
+        streams = connection.exec_driver_sql("SELECT error_code, error_message FROM v_streams").mappings().all()
         failed = connection.execute(sa.select(sa.func.sum(sessions.c.failed))).scalar_one()
     assert {(row["kind"], row["code"], row["message"]) for row in told.values()} == {("failed", code, words)}
     assert {row["position"] - (row["stream_id"] == own.stream_id) for row in told.values()} == {position}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from recorder.projections import runner
 from recorder.projections.failures import failures
 from recorder.projections.runs import runs
 from recorder.projections.verify import verify
-from recorder.protocols.failure import KINDS
+from recorder.protocols.failure import ERRORS, KINDS
 from recorder.sse import Frame
-from tests import chatting
+from tests import chatting, writing
 from tests.responding import RESPONSES, called
 from tests.writing import BORN, DONE, Event, asked, frames, run, said, step, stream, stream_id, submitting, write
 
@@ -30,6 +31,14 @@ def ended(events: list[Event], outcome: str, silence_us: int = 5000) -> list[Fra
     """A stream that breaks off so long after its last event."""
     body = frames(events, None)
     return [*body, log.system_frame("$end", {"outcome": outcome}, body[-1].offset_us + silence_us)]
+
+
+def body_of(found: Any) -> list[Frame]:
+    return [
+        log.system_frame("$response", {"status": 200, "headers": [["content-type", "application/json"]]}, 0),
+        Frame("$body", json.dumps(found), None, 1000),
+        log.system_frame("$end", {"outcome": "done"}, 2000),
+    ]
 
 
 def refused(status: int, body: str = REFUSED) -> list[Frame]:
@@ -104,7 +113,16 @@ def test_a_run_has_one_kind_of_failure_and_the_event_that_showed_it(
     with database.read(engine) as connection:
         row = connection.execute(sa.select(runs)).mappings().one()
     assert (row["failure_kind"], row["failure_code"], row["failure_message"]) == (kind, code, message)
+    assert of_streams(engine) == {(code, message) if kind in ERRORS else (None, None)}
     assert verify(engine).problems == []
+
+
+def of_streams(engine: sa.Engine) -> set[tuple[str | None, str | None]]:
+    """The errors that the view of streams has: (code, message)."""
+    with database.read(engine) as connection:
+        return {
+            (code, message) for code, message in connection.exec_driver_sql("SELECT error_code, error_message FROM v_streams")
+        }
 
 
 def listed(engine: sa.Engine) -> list[dict[str, Any]]:
@@ -135,6 +153,7 @@ def test_an_answer_that_was_refused_is_an_http_error_of_the_run(engine: sa.Engin
     (found,) = listed(engine)
     assert (found["run_id"], found["kind"], found["code"]) == ("run_1", "http_error", "rate_limit_exceeded")
     assert (found["stream_id"], found["position"]) == (stream_id(1), 0)
+    assert of_streams(engine) == {(None, None), ("rate_limit_exceeded", "slow down")}
 
 
 def test_a_run_that_broke_off_and_ended_well_elsewhere_did_not_fail(engine: sa.Engine) -> None:
@@ -149,8 +168,21 @@ def test_a_tool_that_failed_in_a_run_that_went_on(engine: sa.Engine) -> None:
     runner.catch_up(engine)
     (found,) = listed(engine)
     assert (found["kind"], found["message"], found["position"]) == ("tool_failed", "no such table", 1)
+    assert of_streams(engine) == {(found["code"], "no such table")}
     with database.read(engine) as connection:
         assert connection.exec_driver_sql("SELECT failed, type FROM v_tool_calls").all() == [(1, "mcp")]
+
+
+def test_of_several_failures_that_a_stream_shows_it_has_the_last(engine: sa.Engine) -> None:
+    """At one position, as in a list of runs, the one whose id sorts last by its bytes, on whatever database."""
+    runs = [run("failed", f"run_{name}", last_error={"code": name, "message": f"{name} broke"}) for name in ("a", "B", "C")]
+    write(engine, stream(0), frames([*(("thread.run.failed", each) for each in runs), DONE]))
+    listing = writing.THREADS._replace(method="GET", path="/v1/threads/thread_1/runs", body=None)
+    of_list = [run("failed", f"run_l{name}", last_error={"code": f"l{name}", "message": None}) for name in ("B", "a", "C")]
+    write(engine, stream(1, listing), body_of({"object": "list", "data": of_list}))
+    runner.catch_up(engine)
+    assert len(listed(engine)) == 6
+    assert of_streams(engine) == {("C", "C broke"), ("la", None)}
 
 
 def test_a_step_that_failed_fails_its_calls(engine: sa.Engine) -> None:
@@ -200,6 +232,7 @@ def test_a_stream_without_a_run_fails_by_itself(
     (found,) = listed(engine)
     assert (found["run_id"], found["kind"], found["code"], found["message"]) == (None, kind, code, message)
     assert found["stream_id"] == stream_id(0)
+    assert of_streams(engine) == {(code, message) if kind in ERRORS else (None, None)}
     assert verify(engine).problems == []
 
 

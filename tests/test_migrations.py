@@ -28,6 +28,7 @@ FROZEN = {
     "0005_costs.py": "f98b6f28d96a2bb3",
     "0006_foreign_keys.py": "4b4a424e82064b4a",
     "0007_call_keys.py": "fd18582507861b91",
+    "0008_stream_errors.py": "95870a958f96ea62",
 }
 """Name → the beginning of its hash (SHA-256). A change of the schema is a new migration, and a line here."""
 

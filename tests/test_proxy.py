@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from recorder import database
 from recorder.collect.proxy import Proxy
@@ -264,6 +265,37 @@ def test_errors_of_the_upstream_pass_with_their_bodies(setting: Setting, status:
     (stream,) = setting.recorded.ended(path)
     assert setting.recorded.outcome(stream.stream_id) == "http_error"
     assert setting.recorded.body(stream.stream_id) == body
+
+
+PROBES = (
+    # method, target, content type and body of the answer
+    ("HEAD", "/", "text/html", b""),
+    ("GET", "/v1/models", "application/json", b'{"object":"list","data":[{"id":"m","object":"model"}]}'),
+    ("POST", "/v1/messages/count_tokens", "application/json", b'{"input_tokens":12}'),
+    ("POST", "/v1/responses/input_tokens", "application/json", b'{"object":"response.input_tokens","input_tokens":11}'),
+    ("POST", "/agents/run", "text/event-stream", b'event: begun\ndata: {"n":1}\n\nevent: over\ndata: {"n":2}\n\n'),
+)
+
+
+def test_probes_counts_of_tokens_and_orderly_streams_of_unknown_dialects_are_no_failures(engine: sa.Engine, url: str) -> None:
+    """Also where HEAD and a GET of no API find nothing; what is refused otherwise is one."""
+    with Upstream() as upstream, ProxyProcess(upstream.origin, db=url) as proxy:
+        for _, target, type, body in PROBES:
+            upstream.on(target, lambda wire, _, type=type, body=body: wire.whole(body, (("Content-Type", type),)))  # type: ignore[misc]
+        for method, target in (
+            *((method, target) for method, target, *_ in PROBES),
+            ("HEAD", "/not-there"),
+            ("POST", "/refused"),
+        ):
+            connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=PATIENCE)
+            begin(connection, target, method, b"{}" if method == "POST" else b"", (JSON,)).read()
+            connection.close()
+        assert proxy.stop() == 0
+    assert recorder("project", db=url).returncode == 0
+    with database.read(engine) as reading:
+        failed = reading.exec_driver_sql("SELECT path FROM v_failures JOIN v_streams USING (stream_id)").all()
+        recorded = reading.exec_driver_sql("SELECT count(*) FROM v_streams").scalar_one()
+    assert (failed, recorded) == ([("/refused",)], len(PROBES) + 2)
 
 
 def test_a_redirect_is_passed_on_and_not_followed(setting: Setting) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from recorder import database
 from recorder.collect.import_ import import_paths
 from recorder.projections import runner
-from recorder.protocols.failure import KINDS
+from recorder.protocols.failure import ERRORS, KINDS
 from recorder.views import VIEWS
 from tests.commands import recorder
 from tests.conftest import OWN
@@ -89,6 +89,22 @@ def test_views_have_the_same_columns_and_rows_on_both_databases(both: list[sa.En
                 rows.append(sorted((tuple(map(plain, row)) for row in result), key=repr))
         assert rows[0]
         assert rows[0] == rows[1], name
+
+
+def test_a_failure_and_the_stream_that_shows_it_have_one_code_and_words(both: list[sa.Engine]) -> None:
+    for engine in both:
+        with database.read(engine) as connection:
+            found = connection.exec_driver_sql(
+                "SELECT kind, code, message, error_code, error_message, protocol FROM v_failures"
+                " JOIN (SELECT stream_id, error_code, error_message FROM v_streams) AS shown USING (stream_id)"
+            ).all()
+            orderly = connection.exec_driver_sql(
+                "SELECT error_code FROM v_streams WHERE stream_id NOT IN (SELECT stream_id FROM v_failures)"
+            ).all()
+        told = [row for row in found if row.kind in ERRORS]
+        assert {row.protocol for row in told} >= {"assistants", "responses", "chat", "anthropic"}
+        assert [row for row in told if (row.code, row.message) != (row.error_code, row.error_message)] == []
+        assert {row.error_code for row in found if row.kind not in ERRORS} | {*orderly} == {None, (None,)}
 
 
 def plain(value: Any) -> Any:

@@ -28,6 +28,9 @@ KINDS = (
 
 _STATUSES = ("failed", "incomplete", "cancelled", "expired")
 
+ERRORS = (*_STATUSES, "tool_failed", "http_error")
+"""Kinds that the API told; the others are what the connection shows, or that somebody waits."""
+
 PROBES = ("HEAD", "OPTIONS")
 NOT_THERE = (404, 405)
 """HTTP statuses that answer a GET which only looks."""
