@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from recorder import jsontext
-from recorder.log import Event, Stream
+from recorder.log import Event, Stream, texts
 from recorder.projections.folds import request_of, source_of
 from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
@@ -96,7 +96,7 @@ class Exchange:
     def items_after(self, count: int) -> list[Item]:
         """What the exchange says by so many of its events."""
         fold = StreamFold(request_of(self.stream))
-        fold.feed_all((event.position, event.offset_us, event.type, event.data) for event in self.events[:count])
+        fold.feed_all(texts(self.events[:count]))
         return [self._request(), *self._folded(fold), *self._plain(fold, count)]
 
     def _request(self) -> Item:

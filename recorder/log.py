@@ -136,6 +136,12 @@ _LATEST = sa.select(sa.func.max(streams.c.recorded_at))
 _LATEST_END = sa.select(sa.func.max(heads.c.ended_at))
 _STREAMS = sa.select(*(streams.c[field] for field in Stream._fields))
 
+Text = tuple[int, int, str, str]
+"""Position, offset_us, type and data."""
+
+OUTSIDE = "$outside"
+"""The type of a text that is no event: lines within the event before it."""
+
 Row = tuple[str, int, int, str, str | None, bytes | None, str | None]
 """A row of `events` as the driver takes it: stream_id, position, offset_us, type, data, raw, cuts."""
 
@@ -163,8 +169,7 @@ _READ = (
 )
 
 _READ_TEXTS = (
-    "SELECT position, offset_us, type, data, CASE WHEN data IS NULL THEN raw END FROM events"
-    " WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
+    "SELECT position, offset_us, type, data, raw FROM events WHERE stream_id = ? AND position > ? ORDER BY position LIMIT ?"
 )
 
 _position = itemgetter(1)
@@ -290,15 +295,26 @@ def read(connection: sa.Connection, stream_id: str, after: int = -1, limit: int 
     return [event(values) for values in _execute(connection, _READ, (stream_id, after, limit))]
 
 
-def read_texts(
-    connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30
-) -> list[tuple[int, int, str, str]]:
-    """(position, offset_us, type, data) of the events after a position, in order: all that a fold needs."""
-    found = _execute(connection, _READ_TEXTS, (stream_id, after, limit)).all()
-    return [
-        (position, offset_us, type, data) if data is not None else event((position, offset_us, type, data, raw, None))[:4]
-        for position, offset_us, type, data, raw in found
-    ]
+def read_texts(connection: sa.Connection, stream_id: str, after: int = -1, limit: int = 1 << 30) -> list[Text]:
+    """The texts() of the events after a position, in order."""
+    found: list[Text] = []
+    for position, offset_us, type, data, raw in _execute(connection, _READ_TEXTS, (stream_id, after, limit)):
+        if raw is None:
+            found.append((position, offset_us, type, data))
+        else:
+            found += texts((event((position, offset_us, type, data, raw, None)),))
+    return found
+
+
+def texts(events: Iterable[Event]) -> Iterator[Text]:
+    """All that a fold needs of events, and of the lines in one that are no fields of it, as OUTSIDE at its position.
+
+    A server that breaks in the middle of an event writes its error there, without `data:`.
+    """
+    for position, offset_us, type, data, raw, _ in events:
+        yield position, offset_us, type, data
+        if raw is not None and (lines := sse.beside(type, bytes(raw))):
+            yield position, offset_us, OUTSIDE, lines
 
 
 def read_stream(engine: sa.Engine, stream_id: str, after: int = -1, batch: int = 5000) -> Iterator[Event]:

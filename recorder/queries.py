@@ -224,10 +224,9 @@ def show_run_at(connection: sa.Connection, run_id: str, stream_prefix: str | Non
     contributions = []
     for stream in (log.get_streams(connection, ids)[stream_id] for stream_id in ids[: ids.index(chosen[0]) + 1]):
         fold = StreamFold(request_of(stream))
-        for position, offset_us, type, data, _, _ in log.read(connection, stream.stream_id):
-            if stream.stream_id == chosen[0] and position > at:
-                break
-            fold.feed(position, offset_us, type, data)
+        until = at if stream.stream_id == chosen[0] else None
+        events = log.read(connection, stream.stream_id)
+        fold.feed_all(log.texts(event for event in events if until is None or event.position <= until))
         part = fold.states().get(run_id)
         if part is not None:
             contributions.append(Contribution(source_of(stream, fold), part))

@@ -45,6 +45,8 @@ LINE_ENDS = re.compile(rb"[\r\n]+")
 _CUT_COST = 16  # bytes of memory that one chunk end inside a block costs: a million tiny chunks count against the limit
 
 _CANONICAL = re.compile(rb"(?:event: ([^\r\n\0]+)\n)?data: ([^\r\n\0]*)\n\n")
+_BLANK_LINES = (b"\n\n", b"\r\r", b"\n\r")
+_KNOWN = re.compile(rb"(?:data|event|id|retry)(?::|$)|:")
 _BLOCK_END = re.compile(rb"\r\n[\r\n]|\n[\r\n]|\r\r")
 BOM = b"\xef\xbb\xbf"
 _LF, _CR = 10, 13
@@ -137,13 +139,26 @@ def parse(raw: bytes) -> tuple[str, str]:
     return _escaped(block.type), b"\n".join(block.data).decode("utf-8", "replace")
 
 
+def outside(block: bytes) -> str:
+    """The lines of a block that are no field of the standard's and no comments, where JSON or an `error:` begins among them."""
+    if block[:1] != b"{" and not (b"\n{" in block or b"\r{" in block or b"error:" in block):
+        return ""
+    lines = (line for line in block.splitlines() if line and not _KNOWN.match(line))
+    return b"\n".join(lines).decode("utf-8", "replace").strip()
+
+
+def beside(type: str, raw: bytes | None) -> str:
+    """What outside() finds in an event's frame; a line of JSON is no block."""
+    return "" if raw is None or is_system(type) or raw[-2:] not in _BLANK_LINES else outside(raw)
+
+
 def decode_raw(type: str, raw: bytes) -> tuple[str, str]:
     """(type, data) of any frame that is kept in its bytes alone, from those and the type that was stored."""
     if type == "$comment":
         return type, b"\n".join(_Block(raw).comments).decode("utf-8", "replace")
     if is_system(type):
         return type, raw.decode("utf-8", "replace")
-    if raw[-2:] in (b"\n\n", b"\r\r", b"\n\r"):  # a block ends with its blank line; a line of JSON has but one line end
+    if raw[-2:] in _BLANK_LINES:  # a block ends with its blank line; a line of JSON has but one line end
         return parse(raw)
     return type, raw.decode("utf-8", "replace").rstrip("\r\n")
 

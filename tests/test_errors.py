@@ -20,6 +20,7 @@ from recorder.projections.verify import verify
 from recorder.protocols import Request
 from recorder.protocols.errors import error, error_in, is_words, told_outside
 from recorder.protocols.failure import failure_of_run, failure_of_stream
+from recorder.protocols.fold import StreamFold
 from recorder.protocols.merge import merge
 from recorder.protocols.partial import STREAM
 from recorder.protocols.view import Failure
@@ -200,6 +201,52 @@ SHAPES: dict[str, tuple[Request, str, str, str, int]] = {
         "bad gateway",
         0,
     ),
+    "a line within an event": (chatting.CHAT, CHUNK[:-1] + '{"error":{"message":"no","code":"x"}}\n\n', "x", "no", 0),
+    "a line before [DONE]": (chatting.CHAT, CHUNK + '{"error":{"message":"no","code":"x"}}\n' + DONE, "x", "no", 1),
+    "a line within one by CRLF": (
+        chatting.CHAT,
+        (CHUNK + ': ping\n{"error":{"message":"no","code":"x"}}\n' + DONE).replace("\n", "\r\n"),
+        "x",
+        "no",
+        1,
+    ),
+    "a line over several within one": (
+        chatting.CHAT,
+        CHUNK[:-1] + 'odd: 1\n{\n  "error": {\n    "message": "no",\n    "code": "x"\n  }\n}\n\n',
+        "x",
+        "no",
+        0,
+    ),
+    "a field within an event": (chatting.CHAT, CHUNK[:-1] + "error: no\n\n", "error", "no", 0),
+    "a line within the last event, without its end": (
+        chatting.CHAT,
+        CHUNK + CHUNK[:-1] + '{"error":{"message":"no","code":"x"}}',
+        "x",
+        "no",
+        2,  # only the end of the stream tells that nothing more of it comes
+    ),
+    "Anthropic, a line within an event": (
+        MESSAGES,
+        MESSAGE[:-1] + '{"error":{"type":"api_error","message":"no"}}\n\n',
+        "api_error",
+        "no",
+        0,
+    ),
+    "Responses, a line within an event": (RESPONSES, RESPONSE[:-1] + '{"error":{"code":"x","message":"no"}}\n\n', "x", "no", 0),
+    "Assistants, a line within [DONE]": (
+        writing.THREADS,
+        'event: done\n{"error":{"code":"x","message":"no"}}\ndata: [DONE]\n\n',
+        "x",
+        "no",
+        0,
+    ),
+    "an unknown dialect, a line within an event": (
+        UNKNOWN,
+        'event: a\ndata: {}\n{"error":{"code":7,"message":"no"}}\n\n',
+        "7",
+        "no",
+        0,
+    ),
     "an unknown dialect": (UNKNOWN, 'event: a\ndata: {}\n\ndata: {"error":{"code":7,"message":"no"}}\n\n', "7", "no", 1),
     "an unknown dialect, named": (UNKNOWN, "event: a\ndata: {}\n\nevent: error\ndata: no\n\n", "error", "no", 1),
     "JSON-RPC": (UNKNOWN, data({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "bad"}}), "-32602", "bad", 0),
@@ -261,6 +308,20 @@ SPOKEN = {
     "true": ({"error": True, "message": "no"}, "error"),
     "AWS": ({"__type": "ThrottlingException", "message": "no"}, "ThrottlingException"),
 }
+
+
+@pytest.mark.parametrize(
+    "within",
+    ['{"error":null}', '{"a":1}', '{"error":', "errors: many", ': {"error":{"message":"no"}}', 'id: {"error":"no"}', '"error":{'],
+)
+def test_what_stands_within_an_event_and_tells_no_error_is_none(within: str) -> None:
+    """Nor does JSON that goes on in lines without `data:`, and a line of JSON that is an event itself is one event."""
+    said = [json.dumps(payload) if not isinstance(payload, str) else payload for _, payload in chatting.said()]
+    body = "".join(f"data: {payload}\n{within}\n\n" for payload in said)
+    fold = StreamFold(chatting.CHAT)
+    fold.feed_all(log.texts(log.event(log.row("", position, frame)[1:]) for position, frame in enumerate(captured(body))))
+    assert (fold.error, fold.events) == (None, len(said))
+    assert list(log.texts([log.Event(0, 0, "", '{"error":"no"}', b'{"error":"no"}\r\n', None)])) == [(0, 0, "", '{"error":"no"}')]
 
 
 @pytest.mark.parametrize("named", ["", "error"])

@@ -165,12 +165,12 @@ def _fold(
                 fold = resume(stream, kept)
             texts = log.read_texts(connection, stream.stream_id, fold.position, READ_EVENTS)
             read.append((batch.Folded(stream, fold, checkpoint), texts))
-            count += len(texts)
+            count += texts[-1][0] - fold.position if texts else 0
             if count >= STEP_EVENTS:
                 break
     for entry, texts in read:
         entry.fold.feed_all(texts)
-        if len(texts) == READ_EVENTS:
+        if len(texts) >= READ_EVENTS:
             count += fold_stream(engine, entry.stream, entry.fold)
     return [entry for entry, _ in read], count
 

@@ -111,14 +111,14 @@ def _check_stream(connection: sa.Connection, stream_id: str, problems: list[str]
                 expected = row[1]
             expected += 1
             try:
-                position, offset_us, type, data, _, _ = log.event(row[1:])
+                event = log.event(row[1:])
             except (jsontext.JSONError, TypeError, ValueError) as error:
                 problems.append(f"stream {stream_id}: the event at {row[1]} cannot be read ({error})")
                 continue
-            if type == "$end":
-                outcome = log.outcome_of(data)
-            if checkpoint is not None and position <= checkpoint:
-                fold.feed(position, offset_us, type, data)
+            if event.type == "$end":
+                outcome = log.outcome_of(event.data)
+            if checkpoint is not None and event.position <= checkpoint:
+                fold.feed_all(log.texts((event,)))
     if head is None or expected != head.position + 1:
         problems.append(f"stream {stream_id}: {expected} events, but its head says {head.position + 1 if head else 0}")
     elif crc != head.crc:

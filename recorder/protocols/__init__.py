@@ -58,7 +58,7 @@ class WireProtocol(Protocol):
 PROTOCOLS: tuple[WireProtocol, ...] = (assistants, responses, chat, anthropic)
 """In the order in which they are asked."""
 
-FOLD_VERSION = 9000 + sum(protocol.FOLD_VERSION for protocol in PROTOCOLS)
+FOLD_VERSION = 10000 + sum(protocol.FOLD_VERSION for protocol in PROTOCOLS)
 """Of all folds together, the thousands counting changes of what they share: streams folded by another are folded again."""
 
 _BY_NAME = {protocol.NAME: protocol for protocol in PROTOCOLS}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from recorder import jsontext
 from recorder.protocols.payload import as_list, as_object, as_output, as_text, value
+from recorder.sse import outside
 
 Object = dict[str, Any]
 
@@ -96,10 +97,14 @@ def _said(content: Any) -> str | None:
 
 
 def told_outside(text: str) -> str | None:
-    """The data of an error that a block without `data:` tells: `{"error": …}` as a line of its own, or as a field `error: …`."""
-    text = text.strip().removeprefix("\ufeff")
-    if text.startswith("{"):
-        return text if error_in(value(text)) is not None else None
+    """The data of an error that a block tells without `data:`: `{"error": …}` as a line of its own, or as a field `error: …`."""
+    text = outside(text.strip().removeprefix("\ufeff").encode("utf-8", "surrogatepass"))
+    begins = _OBJECT.search(text)
+    if begins:
+        rest = text[begins.start() :]
+        found = next((said for said in dict.fromkeys((rest, *rest.split("\n"))) if error_in(value(said)) is not None), None)
+        if found is not None:
+            return found
     field = _FIELD.search(text)
     return field[1] if field else None
 
@@ -169,4 +174,5 @@ _OF_JSON = ("", "{", "[", '"')
 _ALIVE = frozenset({"[done]", "done", "ping", "pong", "keepalive", "keep-alive", "keep_alive", "heartbeat", "null", "undefined"})
 _RESULT_LIMIT = 1024 * 1024  # characters of a tool's output that are looked at
 _BROKEN = re.compile(r"\{\s*['\"]error['\"]\s*:")
+_OBJECT = re.compile(r"^\{", re.MULTILINE)
 _FIELD = re.compile(r"^error:\s*(\S.*)", re.MULTILINE)

@@ -12,7 +12,7 @@ from recorder.protocols.conversation import Answer, Before
 from recorder.protocols.errors import error, error_in, event_of, is_words, told_outside
 from recorder.protocols.partial import STREAM, Partial, Request
 from recorder.protocols.payload import value
-from recorder.sse import SSEDecoder, is_system, parse
+from recorder.sse import SSEDecoder, beside, is_system, parse
 
 BODY_LIMIT = 64 * 1024 * 1024
 """Characters of a JSON body that is folded."""
@@ -269,6 +269,7 @@ class StreamFold:
         for frame in (*decoder.feed(text.encode("utf-8", "surrogatepass")), *decoder.finish()):
             if not is_system(frame.type):
                 self._event(position, offset_us, frame.type, frame.data)
+            self._on_outside(position, offset_us, frame.data if frame.type == "$block" else beside(frame.type, frame.raw))
 
     def _on_refusal(self, data: str) -> None:
         """The body of an error response, or a piece of it: its error, or else its words."""
@@ -355,6 +356,7 @@ _SYSTEM = {
     "$response": StreamFold._on_response,
     "$body": StreamFold._on_body,
     "$block": StreamFold._on_block,
+    "$outside": StreamFold._on_outside,
     "$piece": StreamFold._on_piece,
     "$tail": StreamFold._on_tail,
     "$gap": StreamFold._on_gap,
