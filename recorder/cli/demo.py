@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -107,8 +108,9 @@ class _Story:
         if not self.problems:
             self.say(f"\nAll of it held. The demo took {self.facts['seconds']:.0f} s.")
 
-    def say(self, text: str = "") -> None:
-        echo(text)
+    def say(self, text: str = "", **style: Any) -> None:
+        """A line of the story; its style shows on a terminal."""
+        echo(click.style(text, **style) if style and sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text)
 
     def kept(self) -> str:
         """Commands to try on the database."""
@@ -237,10 +239,10 @@ class _Story:
         self.problems += [f"verify: {problem}" for problem in report["problems"]]
 
     def _heading(self, text: str) -> None:
-        self.say(click.style(f"\n{text}\n", bold=True))
+        self.say(f"\n{text}\n", bold=True)
 
     def _line(self, *args: str) -> None:
-        self.say(click.style("$ " + self._shell.line(*args), fg="cyan"))
+        self.say("$ " + self._shell.line(*args), fg="cyan")
 
     def _ask(self, *args: str) -> None:
         """Show a command and its answer."""
