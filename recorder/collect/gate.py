@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from recorder import jsontext
 from recorder.collect.asgi import Receive, Scope, Send, TooLarge
-from recorder.collect.http1 import target_of
+from recorder.collect.http1 import hosts_amiss, target_of
 
 _AUTHORITY = re.compile(r"(?:.*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")
 
@@ -139,9 +139,8 @@ class Gate:
     def _refused(self, scope: Scope) -> Refusal | None:
         if not admitted(self._token, scope["headers"], b"proxy-authorization", b"authorization"):
             return Refusal(b"401 Unauthorized", refusal("Authorization"))
-        hosts = sum(name == b"host" for name, _ in scope["headers"])
-        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):  # RFC 9112, 3.2
-            return Refusal(b"400 Bad Request", error(f"the request has {hosts or 'no'} Host headers", "bad_request"))
+        if wrong := hosts_amiss(scope["headers"], scope["http_version"]):
+            return Refusal(b"400 Bad Request", error(f"the request is no HTTP: {wrong}", "bad_request"))
         target = target_of(scope["recorder.target"])
         if self._token and (target is None or target.authority is None):
             return None

@@ -140,6 +140,10 @@ class Request:
         """Bytes of the body, as its Content-Length says; 0 without one. (The parser takes lengths below 2**64 alone.)"""
         return int(self.value(b"content-length") or 0)
 
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or self.length > 0
+
 
 class RequestReader:
     """Reads the requests of a connection, pipelined ones too: feed() appends them to `requests` once their head is there.
@@ -170,7 +174,7 @@ class RequestReader:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             beyond = data[upgrade.args[0] :]
-            if self._has_body():
+            if self._request.has_body:
                 self._read_body(beyond)
             else:
                 self.beyond = beyond
@@ -185,9 +189,6 @@ class RequestReader:
         beyond, self.beyond = self.beyond, None
         if beyond:
             self.feed(beyond)
-
-    def _has_body(self) -> bool:
-        return self._request.chunked or (self._request.value(b"content-length") or b"0").strip(b"0") != b""
 
     def _read_body(self, data: bytes) -> None:
         """Go on with the body of a request that asks for another protocol, and will not get it: the parser takes it for that."""
@@ -231,9 +232,8 @@ class RequestReader:
         request.version = self._parser.get_http_version()
         if request.version not in ("1.0", "1.1"):
             raise Malformed(f"it is of version {request.version}")
-        hosts = sum(name.lower() == b"host" for name, _ in request.headers)
-        if hosts > 1 or (not hosts and request.version == "1.1"):
-            raise Malformed(f"it has {hosts or 'no'} Host headers")  # RFC 9112, 3.2
+        if wrong := hosts_amiss(request.headers, request.version):
+            raise Malformed(wrong)
         request.keep_alive = request.version == "1.1" and self._parser.should_keep_alive()
         request.upgrade = self._parser.should_upgrade() and b"h2c" not in tokens(request.headers, b"upgrade")
         codings = tokens(request.headers, b"transfer-encoding")
@@ -434,6 +434,12 @@ class ResponseReader:
 def value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """The first value under a name, which is given in lower case."""
     return next((value for key, value in headers if key.lower() == name), None)
+
+
+def hosts_amiss(headers: Iterable[tuple[bytes, bytes]], version: str) -> str | None:
+    """Why a request of this version may name two hosts, or none (RFC 9112, 3.2)."""
+    count = sum(name.lower() == b"host" for name, _ in headers)
+    return f"it has {count or 'no'} Host headers" if count > 1 or (not count and version == "1.1") else None
 
 
 def tokens(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

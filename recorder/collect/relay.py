@@ -306,7 +306,7 @@ class Record:
             path, _, query = self._target.decode("latin-1").partition("?")
             if terms.writer.settings.skips_path(path):
                 return
-            if body is None and not missing and _has_body(request):
+            if body is None and not missing and request.has_body:
                 missing = NOT_THROUGH
             known: secrets.Known = set()
             stream, unread = exchange.begun(
@@ -435,10 +435,6 @@ class _Copy:
     def _leave(self, missing: str) -> None:
         self._missing = missing
         self.forget()
-
-
-def _has_body(request: Request) -> bool:
-    return request.chunked or int(request.value(b"content-length") or 0) > 0
 
 
 def _text(value: bytes) -> str:
