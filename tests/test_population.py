@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from recorder import database, jsontext, log, queries, reports
+from recorder import database, jsontext, log, queries, reports, session_list
 from recorder.log import Row
 from recorder.projections import READ_MODEL, runner
 from recorder.projections.runs import COUNTERS, runs
@@ -125,7 +125,7 @@ def test_sessions_that_have_a_run_of_a_kind(engine: sa.Engine, planted: Planted,
         wanted += [{"model": model} for model in {run["model"] for run in said} if model]
         wanted += [{"model": wanted[-1]["model"], "status": "completed"}, {"model": "none"}, {"status": "none"}]
         for given, latest, limit in itertools.product(wanted, (1, 20, 1000), (1, 2, 50)):
-            monkeypatch.setattr(queries, "_LATEST", latest)
+            monkeypatch.setattr(session_list, "_LATEST", latest)
             having = [{run["session_id"] for run in said if run[name] == value} for name, value in given.items()]
             expected = [session_id for session_id in ordered if all(session_id in some for some in having)]
             found = queries.list_sessions(connection, **given, limit=limit)
